@@ -1,0 +1,41 @@
+# make run    install, then simulator, twin and trainer with a live view, until Ctrl-C
+# make test   install with the development extras, then format, lint, types, tests
+# make setup  the installing alone
+# make quick  the tests that take seconds
+PYTHON ?= python3
+BIN := .venv/bin
+NPM := $(shell command -v npm 2>/dev/null)
+
+.PHONY: run test quick setup setup-dev clean
+
+run: setup
+	@$(BIN)/twin run $(ARGS)
+
+test: setup-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+quick: setup-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+setup: .venv/installed
+setup-dev: .venv/installed-dev
+
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "livetwin needs Python 3.11 or newer: make $(or $(MAKECMDGOALS),run) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv || { echo "no venv module: on Debian and Ubuntu, apt install python3-venv"; rm -rf .venv; exit 1; }
+
+.venv/installed: pyproject.toml | .venv/bin/pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/installed-dev: pyproject.toml tests/node/package.json | .venv/bin/pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(if $(NPM),cd tests/node && npm install --silent --no-audit --no-fund,@echo "no npm: the Node.js subscriber's test will be skipped")
+	@touch $@ .venv/installed
+
+clean:
+	rm -rf .venv tests/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build

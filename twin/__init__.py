@@ -1,0 +1,17 @@
+"""livetwin: a real-time digital twin that streams.
+
+A plant publishes samples. A twin keeps a short memory, the window, and a long one, the hidden state, and
+answers each sample with a prediction of the next and the residual of this one. A trainer refits the model on
+recent samples. Other programs subscribe.
+
+>>> import twin
+>>> twin.__all__
+['Event', 'Prediction', 'Publisher', 'Sample', 'Spec', 'Subscriber', 'Twin', 'TwinError', 'endpoint']
+"""
+
+from twin.bus import Publisher, Subscriber, endpoint
+from twin.errors import TwinError
+from twin.messages import Event, Prediction, Sample, Spec
+from twin.twin import Twin
+
+__all__ = ["Event", "Prediction", "Publisher", "Sample", "Spec", "Subscriber", "Twin", "TwinError", "endpoint"]

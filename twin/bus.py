@@ -1,0 +1,380 @@
+"""Topics on sockets: who publishes binds, who listens connects, and nothing is lost without being counted.
+
+Each source has publishers with an endpoint of their own: the plant (spec, samples, events), the twin
+(predictions, events), the trainer and the monitor (events). The default endpoints are Unix sockets in a
+directory that only this user can enter. This module alone knows ZeroMQ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import stat
+import struct
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Generic, Self, TypeVar
+
+import zmq
+from msgspec.structs import replace
+
+from twin.errors import BusError, MessageError
+from twin.messages import MAX_FRAME, Event, Message, Prediction, Sample, check_source, pack, topic, unpack
+
+PUBLISHERS: Final = ("plant", "twin", "trainer", "monitor")
+
+QUEUE: Final = 60_000
+"""Messages kept for a subscriber that does not read: a minute at 1 kHz, about 20 MB at the most."""
+AHEAD: Final = 64
+"""Samples or predictions that a lossless publisher may be ahead of its slowest lossless subscriber."""
+_PATIENCE: Final = 30.0  # s without a sign of life after which such a subscriber is no longer waited for
+_MAX_INBOUND: Final = 64 * MAX_FRAME  # libzmq hangs up on longer frames; shorter ones are refused by unpack
+_SOCKET_PATH: Final = 107  # bytes that fit the address of a Unix socket on Linux
+
+_STREAMS: Final = (Sample, Prediction)
+_READ: Final = b"\x02"  # first byte of a receipt; 0 and 1 are libzmq's own, for subscriptions
+_RECEIPT: Final = struct.Struct("<8sQQ")  # who read, the publisher's epoch, the seq read last
+
+M = TypeVar("M", bound=Message)
+
+
+def runtime_dir(source: str) -> Path:
+    """The directory of a source's sockets: below $XDG_RUNTIME_DIR, or below a directory of this user in /tmp.
+
+    Raises:
+        BusError: a directory of that name belongs to another user, who could listen or speak.
+    """
+    parent = os.environ.get("XDG_RUNTIME_DIR")
+    root = Path(parent) / "livetwin" if parent else Path(tempfile.gettempdir()) / f"livetwin-{os.getuid()}"
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = root.lstat()
+    except OSError as error:
+        raise BusError(f"{root}: {error.strerror}; set XDG_RUNTIME_DIR to a directory of yours") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise BusError(
+            f"{root} is not a directory that only you can write to; remove it or set XDG_RUNTIME_DIR"
+        )
+    return root / check_source(source)
+
+
+def endpoint(source: str, publisher: str) -> str:
+    """The default endpoint of one of a source's `PUBLISHERS`.
+
+    >>> endpoint("motor-1", "twin")
+    'ipc://.../motor-1/twin'
+    """
+    return f"ipc://{runtime_dir(source) / publisher}"
+
+
+class _Address:
+    """Holds an endpoint for one publisher: a lock beside a Unix socket, because libzmq lets a second bind
+    take such an address away from a running publisher without a word (libzmq issue 2059)."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.path = Path(endpoint.removeprefix("ipc://")) if endpoint.startswith("ipc:///") else None
+        self._lock = -1
+        if self.path is None:
+            return
+        if len(os.fsencode(self.path)) > _SOCKET_PATH:
+            raise BusError(
+                f"{self.path}: longer than the {_SOCKET_PATH} bytes a Unix socket's path may have; "
+                "shorten the source's name or set XDG_RUNTIME_DIR to a shorter directory"
+            )
+        try:
+            self._lock = self._acquire(self.path)
+        except OSError as error:
+            raise BusError(
+                f"{self.path}: {error.strerror}; choose an endpoint that you can write to"
+            ) from None
+
+    @staticmethod
+    def _acquire(path: Path) -> int:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        name = path.with_name(path.name + ".lock")
+        while True:
+            lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(lock, 32).decode("ascii", "replace").strip()
+                os.close(lock)
+                raise BusError(
+                    f"ipc://{path} is in use by process {holder or 'unknown'}; "
+                    "stop that one, or start this one with another --source"
+                ) from None
+            # the holder before may have removed the name between our open and our lock
+            with contextlib.suppress(FileNotFoundError):
+                if os.fstat(lock).st_ino == name.stat().st_ino:
+                    os.ftruncate(lock, 0)
+                    os.write(lock, str(os.getpid()).encode())
+                    return lock
+            os.close(lock)
+
+    def release(self) -> None:
+        if self.path is None or self._lock < 0:
+            return
+        self.path.unlink(missing_ok=True)
+        self.path.with_name(self.path.name + ".lock").unlink(missing_ok=True)
+        os.close(self._lock)
+        self._lock = -1
+        with contextlib.suppress(OSError):  # not empty: another publisher of this source is running
+            self.path.parent.rmdir()
+
+
+class Publisher:
+    """Binds an endpoint and sends messages of one source.
+
+    A slow subscriber costs nobody else anything: its queue holds `QUEUE` messages and then loses. With
+    `lossless` the publisher instead waits for its slowest lossless subscriber, at most `AHEAD` messages
+    ahead of it: for streams that no clock drives. Those subscribers tell how far they have read by frames
+    that travel upstream, beside the subscriptions.
+
+    Raises:
+        BusError: the endpoint is in use or cannot be bound.
+    """
+
+    def __init__(self, endpoint: str, source: str, *, lossless: bool = False) -> None:
+        self.endpoint = endpoint
+        self.source = check_source(source)
+        self.epoch = time.time_ns() // 1_000_000
+        self._events = 0
+        self._topics: dict[type[Message], bytes] = {}
+        self._listeners: Counter[str] = Counter()  # by topic
+        self._lossless = lossless
+        self._readers: dict[bytes, int] = {}  # lossless subscribers, and the seq each has read
+        self._expected = 0  # how many of them
+        self._address = _Address(endpoint)
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.XPUB)
+        self._socket.linger = 500  # a moment for the last messages, never for ever
+        self._socket.sndhwm = QUEUE
+        self._socket.setsockopt(zmq.XPUB_VERBOSER, 1)  # every subscriber counts, not only the first and last
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise BusError(_bind_advice(endpoint, error)) from None
+
+    def send(self, message: Message) -> None:
+        """Stamp a message with this publisher's epoch and the time, and send it."""
+        kind = type(message)
+        name = self._topics.get(kind)
+        if name is None:
+            name = self._topics[kind] = topic(kind, self.source).encode()
+        if kind is Event:
+            message = replace(message, seq=self._events)
+            self._events += 1
+        message = replace(message, epoch=self.epoch, sent_ns=time.monotonic_ns())
+        self._socket.send(name, zmq.SNDMORE)
+        self._socket.send(pack(message))
+        if self._lossless and kind in _STREAMS:
+            self._hold(message.seq)
+
+    def _hold(self, seq: int) -> None:
+        """Wait until every lossless subscriber has read what was sent `AHEAD` messages ago."""
+        deadline = time.monotonic() + _PATIENCE
+        while len(self._readers) < self._expected or any(
+            seq - read >= AHEAD for read in self._readers.values()
+        ):
+            self._socket.poll(100)
+            self.newcomers()
+            if time.monotonic() > deadline:
+                self._readers = {who: read for who, read in self._readers.items() if seq - read < AHEAD}
+                self._expected = len(self._readers)
+
+    def event(self, name: str, text: str, t: float = 0.0, **figures: float) -> None:
+        """Send an event."""
+        self.send(Event(name=name, text=text, t=t, figures=figures))
+
+    def newcomers(self) -> list[str]:
+        """The topics subscribed to since this was last asked, one entry for each subscription."""
+        topics = []
+        while int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+            frame = self._socket.recv()
+            if frame[:1] in (b"\x00", b"\x01"):
+                name = frame[1:].decode("utf-8", "replace")
+                self._listeners[name] += 1 if frame[0] else -1
+                topics += [name] if frame[0] else []
+            elif frame[:1] == _READ and len(frame) == 1 + _RECEIPT.size:
+                who, epoch, seq = _RECEIPT.unpack_from(frame, 1)
+                if epoch == self.epoch:
+                    self._readers[who] = seq
+        return topics
+
+    def wait_for(self, kind: type[Message], count: int, timeout: float) -> int:
+        """Wait until `count` programs listen to a kind, or `timeout` seconds have passed; returns how many."""
+        name = topic(kind, self.source)
+        deadline = time.monotonic() + timeout
+        while True:
+            self.newcomers()
+            found = sum(n for prefix, n in self._listeners.items() if name.startswith(prefix))
+            if found >= count or time.monotonic() > deadline:
+                self._expected = found
+                return found
+            self._socket.poll(100)
+
+    def close(self) -> None:
+        """Send what is queued, release the endpoint and leave no file behind."""
+        self._socket.close()
+        self._context.term()
+        self._address.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _bind_advice(endpoint: str, error: zmq.ZMQError) -> str:
+    if error.errno == zmq.EADDRINUSE:
+        return f"{endpoint} is in use by another program; stop that one or choose another endpoint"
+    return f"{endpoint}: {error.strerror}; use tcp://127.0.0.1:PORT or ipc:///PATH"
+
+
+class Subscriber(Generic[M]):
+    """Connects to one or more endpoints and iterates over the messages of one or more topics.
+
+    A topic ending in "/" stands for all sources of a kind. Publishers may come, go and return. Frames that
+    are no message are dropped and counted in `rejected`, the last reason kept in `fault`.
+
+    At most `QUEUE` messages are kept while the caller does something else. With `lossless` it tells lossless
+    publishers how far it has read, and they wait for it.
+
+    Raises:
+        BusError: an endpoint that is none.
+    """
+
+    def __init__(
+        self,
+        endpoints: str | Sequence[str],
+        topics: str | Sequence[str],
+        kind: type[M] = Message,  # type: ignore[assignment]
+        *,
+        lossless: bool = False,
+    ) -> None:
+        self.rejected = 0
+        self.fault = ""
+        self._kind = kind
+        self._endpoints = [endpoints] if isinstance(endpoints, str) else list(endpoints)
+        names = [topics] if isinstance(topics, str) else list(topics)
+        self._exact = {name.encode() for name in names if not name.endswith("/")}
+        self._prefixes = tuple(name.encode() for name in names if name.endswith("/"))
+        self._timeout_ms = -1
+        self._name = secrets.token_bytes(8)
+        self._told: dict[int, int] | None = {} if lossless else None  # epoch: the seq last told
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.XSUB)  # a SUB that can also send
+        self._socket.linger = 0
+        self._socket.rcvhwm = QUEUE
+        self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_INBOUND)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, 10)  # ms; a publisher that restarts is heard at once
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
+        for name in names:
+            self._socket.send(b"\x01" + name.encode())
+        for address in self._endpoints:
+            try:
+                self._socket.connect(address)
+            except zmq.ZMQError as error:
+                self.close()
+                raise BusError(f"{address}: {error.strerror}; use tcp://HOST:PORT or ipc:///PATH") from None
+
+    def recv(self, timeout: float | None = None) -> M | None:
+        """The next message, or None when none came within `timeout` seconds (None: wait for ever)."""
+        milliseconds = -1 if timeout is None else max(0, int(timeout * 1000))
+        if milliseconds != self._timeout_ms:
+            self._socket.rcvtimeo = self._timeout_ms = milliseconds
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                frames = self._socket.recv_multipart()
+            except zmq.Again:
+                return None
+            try:
+                message = self._message(frames)
+                if self._told is not None:
+                    self._tell(message)
+                return message
+            except MessageError as error:
+                self.rejected += 1
+                self.fault = str(error)
+            if time.monotonic() > deadline:  # a flood of foreign frames must not hold the caller
+                return None
+
+    def _message(self, frames: list[bytes]) -> M:
+        if len(frames) != 2:
+            raise MessageError(f"{len(frames)} frames where a message has two")
+        name = frames[0]
+        # a subscription is a prefix for libzmq: motor-1 would hear motor-10 too
+        if name not in self._exact and not name.startswith(self._prefixes or b"\0"):
+            raise MessageError(f"{name[:64].decode('ascii', 'replace')}: a topic not asked for")
+        message = unpack(name, frames[1])
+        if not isinstance(message, self._kind):
+            raise MessageError(f"a {type(message).__name__} where a {self._kind.__name__} was asked for")
+        return message
+
+    def _tell(self, message: Message) -> None:
+        """Send a receipt for the first message of a publisher and then a few times per `AHEAD`."""
+        assert self._told is not None
+        told = self._told.get(message.epoch)
+        if isinstance(message, _STREAMS) and (told is None or message.seq - told >= AHEAD // 4):
+            self._told[message.epoch] = message.seq
+            self._socket.send(_READ + _RECEIPT.pack(self._name, message.epoch, message.seq))
+
+    def latest(self) -> M | None:
+        """The newest message at hand, older ones skipped; None when there is none. Never waits."""
+        newest = None
+        for _ in range(QUEUE):
+            message = self.recv(0)
+            if message is None:
+                break
+            newest = message
+        return newest
+
+    def __iter__(self) -> Iterator[M]:
+        while True:
+            message = self.recv()
+            if message is not None:
+                yield message
+
+    def reconnect(self) -> None:
+        """Connect anew. After a protocol error libzmq goes deaf on an endpoint for ever and tells nobody;
+        a caller that hears nothing for too long heals it with this. Nothing queued is lost by it."""
+        for address in self._endpoints:
+            with contextlib.suppress(zmq.ZMQError):
+                self._socket.disconnect(address)
+            self._socket.connect(address)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
+        self._context.term()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def is_loopback(endpoint: str) -> bool:
+    """Whether only this machine can reach an endpoint.
+
+    >>> is_loopback("tcp://127.0.0.1:5555"), is_loopback("tcp://*:5555")
+    (True, False)
+    """
+    return (
+        re.match(r"(ipc|inproc)://|tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\])(:|$)", endpoint) is not None
+    )

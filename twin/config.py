@@ -1,0 +1,220 @@
+"""All settings, one frozen section per part: defaults, then a TOML file, then the command line.
+
+The text under each field is also its `--help`. Unknown keys are refused, naming the known ones.
+
+>>> Config().trainer.model
+'gru'
+>>> load(None, trainer={"hiden_size": 8})
+Traceback (most recent call last):
+    ...
+twin.errors.ConfigError: [trainer] has no 'hiden_size'; it knows model, hidden_size, ...
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    JsonConfigSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from twin.bus import endpoint
+from twin.errors import ConfigError
+from twin.messages import check_source
+
+
+class Section(BaseModel):
+    """What the sections share: frozen, strict about keys, fields described by the text under them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class BusConfig(Section):
+    """Who is heard where."""
+
+    source: str = ""
+    """Name of the motor on the bus; stands in every topic. Default: motor-1, or the recording's file name."""
+    plant_endpoint: str = ""
+    """Where the plant publishes samples: tcp://127.0.0.1:PORT or ipc:///PATH. Default: a Unix socket in a
+    directory of this user's."""
+    twin_endpoint: str = ""
+    """Where the twin publishes predictions; as --plant-endpoint."""
+    trainer_endpoint: str = ""
+    """Where the trainer publishes its decisions; as --plant-endpoint."""
+    unpaced: bool = False
+    """Run as fast as the slowest process reads, instead of in real time. Nothing is lost. All processes of a
+    source must agree on it."""
+    await_subscribers: int = Field(0, ge=0)
+    """Begin when so many programs listen, after 15 s at the latest."""
+
+    def endpoint(self, publisher: str) -> str:
+        """The endpoint of one of `twin.bus.PUBLISHERS`: as set, or the default."""
+        chosen = {"plant": self.plant_endpoint, "twin": self.twin_endpoint, "trainer": self.trainer_endpoint}
+        return chosen.get(publisher) or endpoint(self.source, publisher)
+
+
+class PlantConfig(Section):
+    """What is observed: a simulated motor or a recording."""
+
+    plant: Literal["dc-motor", "recorded"] = "dc-motor"
+    """What to observe: a simulated motor, or a recording (then --file, --inputs, --outputs)."""
+    motor: str = "qube-servo-3"
+    """Which motor to simulate; a wrong name lists the known ones."""
+    parameters: list[str] = []
+    """Other motor parameters, NAME=VALUE in SI units, e.g. resistance=8.4 (may be repeated)."""
+    voltage: str = ""
+    """Voltage in V over time, e.g. step:12 or prbs:amplitude=8,hold=0.1; sums by +. Default: random steps."""
+    load: str = ""
+    """Load torque in N·m over time, which the twin does not measure; const:0 for none. Default: random steps
+    and slow noise."""
+    noise: bool = True
+    """Whether the sensors are noisy and quantised."""
+    rate: float = Field(1000.0, gt=0, le=20_000)
+    """Samples per second of the simulated motor, Hz."""
+    scenario: str = ""
+    """What changes while it runs: a built-in name such as drift, or a TOML file."""
+    seed: int = Field(1, ge=0)
+    """Seed of excitation, load and noise."""
+    file: str = ""
+    """The recording: a CSV or Parquet file."""
+    inputs: str = ""
+    """Columns of the recording that drive the plant, separated by commas."""
+    outputs: str = ""
+    """Columns of the recording that are measured, separated by commas."""
+    dt: float | None = Field(None, gt=0)
+    """Sample time of the recording, s. Default: from its column t_s."""
+    duration: float | None = Field(None, gt=0)
+    """End after this much of the plant's time, s. Default: until Ctrl-C, or the recording's end."""
+
+
+class TwinConfig(Section):
+    """How the stream is answered."""
+
+    window: int = Field(100, ge=1, le=100_000)
+    """Samples in the rolling window: what warms a new model's hidden state."""
+    backend: str = "eager"
+    """The way to run a step."""
+    run_dir: str = ""
+    """Directory of the checkpoints. Default: runs/SOURCE; for `twin run` a new one below it each time."""
+
+
+class TrainerConfig(Section):
+    """How the model is refitted."""
+
+    model: str = "gru"
+    """Family of the model: gru, lstm, rnn (carried hidden state) or window-rnn (a fresh one per window)."""
+    hidden_size: int = Field(32, ge=1, le=1024)
+    """Hidden units of each layer."""
+    layers: int = Field(1, ge=1, le=8)
+    """Recurrent layers."""
+    sequence_length: int = Field(10, ge=1, le=1000)
+    """Samples that one prediction of the window-rnn looks at; a step costs as much more."""
+    period: float = Field(5.0, gt=0)
+    """Refit this often, s of the stream's time."""
+    history: float = Field(60.0, gt=0)
+    """Refit on this much of the recent stream, s."""
+    horizon: int = Field(100, ge=1, le=100_000)
+    """Samples of free run in a training segment, after the window that warms it."""
+    batch: int = Field(32, ge=1, le=4096)
+    """Segments in one optimiser step."""
+    steps: int = Field(60, ge=1)
+    """Optimiser steps of one refit."""
+    learning_rate: float = Field(3e-3, gt=0, le=1)
+    """Step size of Adam; it decays to zero within a refit."""
+    model_seed: int = Field(1, ge=0)
+    """Seed of the first weights and of the choice of segments."""
+
+
+class ReportConfig(Section):
+    """What is written at the end."""
+
+    report: str = ""
+    """Write one JSON object with the run's figures to this file when it ends."""
+    free_run: float = Field(1.0, gt=0)
+    """Horizon of the free run in the report, s."""
+
+
+class Config(BaseSettings):
+    """Every setting of livetwin."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    bus: BusConfig = BusConfig()
+    plant: PlantConfig = PlantConfig()
+    twin: TwinConfig = TwinConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    report: ReportConfig = ReportConfig()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The command line before the file; no environment variables, so that a run is what its files say."""
+        return (
+            init_settings,
+            TomlConfigSettingsSource(settings_cls),
+            JsonConfigSettingsSource(settings_cls),
+        )
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "bus": BusConfig,
+    "plant": PlantConfig,
+    "twin": TwinConfig,
+    "trainer": TrainerConfig,
+    "report": ReportConfig,
+}
+
+
+def load(path: Path | None, **sections: dict[str, Any]) -> Config:
+    """Settings from a TOML (or JSON) file, overridden by `sections`; the source's name filled in.
+
+    Raises:
+        ConfigError: a file that cannot be read, an unknown key or a value out of range.
+    """
+    source: dict[str, Any] = {}
+    if path is not None:
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file; --config takes a TOML file")
+        source = {"json_file" if path.suffix == ".json" else "toml_file": path}
+
+    class _Config(Config):
+        model_config = SettingsConfigDict(**source)  # type: ignore[typeddict-item]
+
+    try:
+        config = _Config(**sections)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise ConfigError("\n".join(_advice(fault) for fault in error.errors())) from None
+    except (SettingsError, ValueError, TypeError) as error:  # the file's own syntax
+        raise ConfigError(f"{path}: {error}") from None
+    name = config.bus.source or _default_source(config.plant)
+    bus = config.bus.model_copy(update={"source": check_source(name)})
+    return Config.model_construct(**{**dict(config), "bus": bus})
+
+
+def _default_source(plant: PlantConfig) -> str:
+    return Path(plant.file).stem if plant.plant == "recorded" and plant.file else "motor-1"
+
+
+def _advice(fault: Any) -> str:
+    """One line about one thing that is wrong: where, what, and what would be right."""
+    where, value = fault["loc"], fault.get("input")
+    section = SECTIONS.get(str(where[0]))
+    if fault["type"] == "extra_forbidden":
+        known = SECTIONS if len(where) < 2 or section is None else section.model_fields
+        place = "the settings have" if len(where) < 2 else f"[{where[0]}] has"
+        return f"{place} no '{where[-1]}'; {'they know' if len(where) < 2 else 'it knows'} {', '.join(known)}"
+    name = "--" + str(where[1]).replace("_", "-") if len(where) > 1 else f"[{where[0]}]"
+    return f"{name} = {value!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"

@@ -1,0 +1,79 @@
+"""How good, and how fast: the figures that reports and gates speak in."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def rmse(error: ArrayLike) -> NDArray[np.float64]:
+    """Root mean square of an error (T, P) for each of its P columns.
+
+    >>> rmse([[3.0, 0.0], [4.0, 0.0]]).round(3).tolist()
+    [3.536, 0.0]
+    """
+    squares = np.square(np.asarray(error, np.float64))
+    return np.asarray(np.sqrt(squares.mean(axis=0)))
+
+
+def fit_percent(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
+    """100 (1 - ‖y - ŷ‖ / ‖y - mean y‖) for each column of (T, P): Ljung, System Identification, 2nd ed.,
+    section 16.4 gives it as `compare`'s measure. 100 is perfect, 0 as good as the mean, below 0 worse.
+
+    A column that does not vary is 100 where it is met exactly and -inf elsewhere.
+
+    >>> fit_percent([[0.0], [1.0], [2.0]], [[0.0], [1.0], [1.0]]).round(1).tolist()
+    [29.3]
+    """
+    y, y_hat = np.asarray(measured, np.float64), np.asarray(predicted, np.float64)
+    miss = np.linalg.norm(y - y_hat, axis=0)
+    spread = np.linalg.norm(y - y.mean(axis=0), axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(miss == 0, 0.0, miss / spread)
+    return 100.0 * (1.0 - ratio)
+
+
+def skill(error: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
+    """1 - rmse(error) / rmse(reference): 1 is perfect, 0 no better than the reference.
+
+    >>> skill([[1.0], [1.0]], [[2.0], [2.0]]).tolist()
+    [0.5]
+    """
+    return 1.0 - rmse(error) / np.maximum(rmse(reference), np.finfo(np.float64).tiny)
+
+
+class Latencies:
+    """A histogram of times in whole µs up to 0.1 s: percentiles of an endless run in bounded memory.
+
+    >>> latencies = Latencies()
+    >>> for us in (100, 200, 300): latencies.add(us)
+    >>> latencies.percentile(50), latencies.max
+    (200.0, 300.0)
+    """
+
+    LIMIT_US = 100_000
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(self.LIMIT_US + 1, np.int64)
+        self.max = 0.0
+
+    def add(self, us: float) -> None:
+        """Count one time."""
+        self.counts[min(max(int(us), 0), self.LIMIT_US)] += 1
+        self.max = max(self.max, float(us))
+
+    def percentile(self, percent: float) -> float:
+        """The time below which this share of all lies, in µs; 0 when there is none."""
+        below = np.cumsum(self.counts)
+        if not below[-1]:
+            return 0.0
+        return float(np.searchsorted(below, max(1, np.ceil(below[-1] * percent / 100))))
+
+    def summary(self) -> dict[str, float]:
+        """p50, p99, p999 and max in µs."""
+        return {
+            "p50": self.percentile(50),
+            "p99": self.percentile(99),
+            "p999": self.percentile(99.9),
+            "max": round(self.max, 1),
+        }

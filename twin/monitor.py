@@ -1,0 +1,197 @@
+"""The monitor: one more subscriber, which measures how well and how fast the twin answers.
+
+It sees what any other program sees: the samples, the predictions and the events. From them it makes the
+figures of the live view and the report at the end of a run. Like `Twin` it knows no socket and no clock.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twin.messages import Event, Message, Prediction, Sample, Spec
+from twin.metrics import Latencies, fit_percent, rmse, skill
+
+KEPT = 300_000
+"""Samples kept for the figures over the last quarter of a run: five minutes at 1 kHz, some 20 MB."""
+RECENT = 2_000
+"""Samples behind the figures of the live view."""
+
+
+class Monitor:
+    """Keeps the stream's last samples beside what was predicted for them.
+
+    A prediction with `seq` k is the prediction of sample k + 1, so both are kept in rings indexed by `seq`:
+    `z` (KEPT, F) the samples, `y_hat` (KEPT, P) what sample k was expected to be, `model` (KEPT,) whose
+    expectation it was, and `sample_seq`, `expected_seq` (KEPT,) to know whose row it is.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.samples = 0
+        self.predictions = 0
+        self.latencies = Latencies()
+        self.recent_us = np.zeros(RECENT)
+        self.last_seq = -1
+        self.last_answered = -1
+        self.first_seq = 0
+        self.status = "waiting"
+        self.end: dict[str, float] | None = None  # the plant's own count, once it has ended
+        self.plant: dict[str, float] = {}
+        self._epoch = 0
+        self._twins: dict[int, dict[str, float]] = {}  # the counters of each start of the twin
+        inputs, outputs = len(spec.inputs), len(spec.outputs)
+        self.z = np.empty((KEPT, inputs + outputs))
+        self.y_hat = np.empty((KEPT, outputs))
+        self.model = np.zeros(KEPT, np.int64)
+        self.sample_seq = np.full(KEPT, -1, np.int64)
+        self.expected_seq = np.full(KEPT, -1, np.int64)
+
+    def observe(self, message: Message, received_ns: int = 0) -> None:
+        """Take in any message of the source."""
+        match message:
+            case Sample():
+                self._sample(message)
+            case Prediction():
+                self._prediction(message, received_ns)
+            case Event(name="counters"):
+                self._twins[message.epoch] = message.figures
+            case Event(name="plant"):
+                self.plant = message.figures
+            case Event(name="end"):
+                self.end = self.plant = message.figures
+
+    def _sample(self, sample: Sample) -> None:
+        if sample.epoch != self._epoch:  # the plant began anew: what was kept belongs to another numbering
+            self._epoch = sample.epoch
+            self.first_seq = sample.seq
+            self.sample_seq[:] = self.expected_seq[:] = -1
+        self.samples += 1
+        self.last_seq = sample.seq
+        row = sample.seq % KEPT
+        names = self.spec.inputs
+        self.z[row, : len(names)] = [sample.u[name] for name in names]
+        self.z[row, len(names) :] = [sample.y[name] for name in self.spec.outputs]
+        self.sample_seq[row] = sample.seq
+
+    def _prediction(self, prediction: Prediction, received_ns: int) -> None:
+        us = (received_ns - prediction.sample_sent_ns) / 1e3
+        self.latencies.add(us)
+        self.recent_us[self.predictions % RECENT] = us
+        self.predictions += 1
+        self.last_answered = prediction.seq
+        self.status = prediction.status
+        row = (prediction.seq + 1) % KEPT
+        self.y_hat[row] = [prediction.y[name] for name in self.spec.outputs]
+        self.model[row] = prediction.model
+        self.expected_seq[row] = prediction.seq + 1
+
+    @property
+    def counters(self) -> dict[str, float]:
+        """The twin's counters, summed over its starts."""
+        total: dict[str, float] = {}
+        for figures in self._twins.values():
+            for name, value in figures.items():
+                total[name] = total.get(name, 0.0) + value
+        return total
+
+    @property
+    def complete(self) -> bool:
+        """Whether the plant has ended, all its samples are answered, and the counters say so too."""
+        counted = self.counters.get("answered", 0.0)
+        return self.end is not None and self.predictions >= self.samples and counted >= self.predictions
+
+    def _span(self, samples: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The seqs of the last `samples`, and which have a sample, one before it, and an expectation."""
+        first = max(self.first_seq + 1, self.last_seq + 1 - min(samples, KEPT - 1))
+        seqs = np.arange(first, self.last_seq + 1)
+        rows = seqs % KEPT
+        whole = self.sample_seq[rows] == seqs
+        whole &= self.sample_seq[(seqs - 1) % KEPT] == seqs - 1
+        whole &= self.expected_seq[rows] == seqs
+        return seqs, whole
+
+    def one_step(self, samples: int) -> dict[str, dict[str, float]]:
+        """RMSE of the predictions of the last samples, beside persistence ŷ(k+1) = y(k), for each output."""
+        seqs, whole = self._span(samples)
+        rows, before = seqs[whole] % KEPT, (seqs[whole] - 1) % KEPT
+        if not len(rows):
+            return {}
+        y = self.z[:, len(self.spec.inputs) :]
+        error, held = y[rows] - self.y_hat[rows], y[rows] - y[before]
+        columns = zip(self.spec.outputs, rmse(error), rmse(held), skill(error, held), strict=True)
+        return {
+            name: {"rmse": float(own), "persistence_rmse": float(other), "skill": float(gain)}
+            for name, own, other, gain in columns
+        }
+
+    def figures(self) -> dict[str, float]:
+        """What the live view shows, by flat names: plain numbers that travel in an event."""
+        recent = self.recent_us[: min(self.predictions, RECENT)]
+        p50, p99 = np.percentile(recent, [50, 99]) if len(recent) else (0.0, 0.0)
+        values = {
+            "samples": float(self.samples),
+            "predictions": float(self.predictions),
+            "p50_us": float(p50),
+            "p99_us": float(p99),
+            "max_us": self.latencies.max,
+            "model": float(self.model[(self.last_answered + 1) % KEPT]) if self.predictions else 0.0,
+        }
+        if self.samples:
+            row = self.last_seq % KEPT
+            values |= dict(
+                zip((f"z.{name}" for name in self.spec.features), self.z[row].tolist(), strict=True)
+            )
+        for name, row_figures in self.one_step(RECENT).items():
+            values |= {f"{figure}.{name}": value for figure, value in row_figures.items()}
+        return values | {f"twin.{name}": value for name, value in self.counters.items()}
+
+    def segments(self, horizon: int, window: int) -> list[tuple[int, int]]:
+        """(model, first seq) of free runs over the last quarter of the run, one after the other.
+
+        Each is warmed by the `window` samples before `first` and runs over `horizon` samples from it with
+        the model that answered at its start, which had therefore seen none of them.
+        """
+        quarter = max((self.last_seq + 1 - self.first_seq) // 4, horizon)
+        oldest = max(self.first_seq + window, self.last_seq + 1 - min(quarter, KEPT - window - 1))
+        found = []
+        for first in range(oldest, self.last_seq + 2 - horizon, horizon):
+            seqs = np.arange(first - window, first + horizon)
+            if np.array_equal(self.sample_seq[seqs % KEPT], seqs):
+                found.append((int(self.model[first % KEPT]), first))
+        return found
+
+    def stretch(self, first: int, last: int) -> NDArray[np.float64]:
+        """The samples `first` to `last` - 1 as (T, F), copied."""
+        return self.z[np.arange(first, last) % KEPT]
+
+    def free_run_fit(self, runs: list[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> dict[str, float]:
+        """Fit % of (measured, predicted) pairs of (T, P), joined, for each output."""
+        if not runs:
+            return {}
+        measured = np.concatenate([run[0] for run in runs])
+        predicted = np.concatenate([run[1] for run in runs])
+        return dict(zip(self.spec.outputs, fit_percent(measured, predicted).tolist(), strict=True))
+
+    def report(self) -> dict[str, Any]:
+        """The run's figures, those of the free run excepted, as plain data."""
+        counters = self.counters
+        quarter = max((self.last_seq + 1 - self.first_seq) // 4, 1)
+        return {
+            "samples": self.samples,
+            "predictions": self.predictions,
+            "published": int((self.end or self.plant).get("samples", self.samples)),
+            "lost": int(counters.get("lost", 0)),
+            "gaps": int(counters.get("gaps", 0)),
+            "bridged": int(counters.get("bridged", 0)),
+            "rejected": int(counters.get("rejected", 0)),
+            "restarts": int(counters.get("restarts", 0)),
+            "invalid": int(counters.get("invalid", 0)),
+            "overruns": int((self.end or self.plant).get("overruns", 0)),
+            "swaps": int(counters.get("swaps", 0)),
+            "model": int(self.model[(self.last_answered + 1) % KEPT]) if self.predictions else 0,
+            "latency_us": self.latencies.summary(),
+            "one_step": self.one_step(quarter),
+        }

@@ -1,0 +1,84 @@
+"""A model at work: fed one sample, it answers the next; what it remembers, it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from twin.checkpoint import Checkpoint
+from twin.errors import BackendError
+
+BACKENDS: Final = ("eager",)
+"""The ways to run a step: eager is torch, operation by operation, on the CPU."""
+
+
+class Predictor(Protocol):
+    """One model for N rows, which share its weights and have a hidden state each.
+
+    It is sequential: every `step` and `warm` continues where the last one ended. Samples z hold the inputs,
+    then the outputs, in the signals' own units. Other shapes than the ones stated raise `SpecError`.
+    """
+
+    @property
+    def rows(self) -> int:
+        """N."""
+
+    @property
+    def number(self) -> int:
+        """The number of the checkpoint that it runs."""
+
+    @property
+    def state(self) -> npt.NDArray[np.float32]:
+        """All that it remembers, (N, S), as a copy. Setting it, and then stepping, repeats what followed."""
+
+    @state.setter
+    def state(self, state: npt.NDArray[np.float32]) -> None: ...
+
+    def reset(self) -> None:
+        """Forget all samples."""
+
+    def warm(self, z: npt.NDArray[Any]) -> None:
+        """Follow samples z (N, T, F) without answering; in one call or in portions, the state is the same."""
+
+    def step(self, z: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Follow one sample z (N, F), and answer the y (N, P) expected of the next one.
+
+        The array belongs to the predictor, which may overwrite it at the next step: copy what you keep.
+        """
+
+    def free_run(self, z: npt.NDArray[Any], u: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Simulate ahead, fed with its own predictions; the state stays as it is.
+
+        `z` (N, F) is a sample that has not been stepped yet, `u` (N, T, U) the inputs of the T instants
+        after it. Returns y (N, T, P) at the instants of u; the last input is not used, for it acts only
+        after them. To look ahead after `step(z)` has answered ŷ, go on from the sample [u(k+1), ŷ].
+        """
+
+
+def open_predictor(checkpoint: Checkpoint, backend: str = "eager", rows: int = 1) -> Predictor:
+    """A predictor of a checkpoint's model, for N rows, that has seen nothing yet.
+
+    Only the backend asked for is imported.
+
+    Raises:
+        BackendError: a backend that this program or this machine does not have.
+        CheckpointError: tensors that are not those of its family and sizes, or not finite.
+        SpecError: fewer than one row.
+    """
+    return load_backend(backend)(checkpoint, rows)
+
+
+def load_backend(backend: str) -> Callable[[Checkpoint, int], Predictor]:
+    """What opens a checkpoint for N rows; only the backend asked for is imported, and that may take seconds.
+
+    Raises:
+        BackendError: a backend that this program or this machine does not have.
+    """
+    if backend == "eager":
+        from twin.backends.eager import Eager
+
+        return Eager
+    raise BackendError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")

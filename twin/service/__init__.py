@@ -1,0 +1,85 @@
+"""The processes: sockets, pacing and signals around `Twin`, `Trainer`, `Monitor` and a plant.
+
+One file per process. They start in any order and survive each other; what they know of each other is
+messages and checkpoint files.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from twin.bus import Publisher, Subscriber, is_loopback
+from twin.config import Config
+from twin.messages import Message, Spec, topic
+
+REPORT_PERIOD: Final = 1.0
+"""s between two reports of a process's counters."""
+RECONNECT: Final = 1.0
+"""s of silence after which a connection is taken for deaf and made anew."""
+PATIENCE: Final = 15.0
+"""s that a process waits at its start for the subscribers that it was told of."""
+
+
+class Stop:
+    """True once SIGTERM or SIGINT has come."""
+
+    def __init__(self) -> None:
+        self._set = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._set = True
+
+    def __bool__(self) -> bool:
+        return self._set
+
+
+def say(text: str) -> None:
+    """One line for people, beside the stream."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def run_dir(config: Config) -> Path:
+    """The directory of the checkpoints."""
+    return Path(config.twin.run_dir or f"runs/{config.bus.source}")
+
+
+def publisher(config: Config, who: str) -> Publisher:
+    """The publisher of one of `twin.bus.PUBLISHERS`."""
+    endpoint = config.bus.endpoint(who)
+    if not is_loopback(endpoint):
+        say(f"warning: anyone who reaches {endpoint} can listen to it")
+    return Publisher(endpoint, config.bus.source, lossless=config.bus.unpaced)
+
+
+def subscriber(config: Config, whom: list[str], *kinds: type[Message]) -> Subscriber[Message]:
+    """A subscriber to kinds of messages of some of `twin.bus.PUBLISHERS`."""
+    endpoints = [config.bus.endpoint(who) for who in whom]
+    topics = [topic(kind, config.bus.source) for kind in kinds]
+    return Subscriber(endpoints, topics, lossless=config.bus.unpaced)
+
+
+def await_spec(config: Config, stream: Subscriber[Message], stop: Stop) -> Spec | None:
+    """The Spec of the plant, once it is heard; None when told to stop first."""
+    begun = heard = time.monotonic()
+    said = False
+    while not stop:
+        message = stream.recv(0.1)
+        if isinstance(message, Spec):
+            return message
+        now = time.monotonic()
+        if now - begun > 3.0 and not said:
+            said = True
+            say(f"waiting for a plant at {config.bus.endpoint('plant')}; `twin simulate` starts one")
+        if message is not None:
+            heard = now
+        elif now - heard > RECONNECT:
+            heard = now
+            stream.reconnect()
+    return None

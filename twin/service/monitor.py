@@ -1,0 +1,101 @@
+"""The monitor's process: measure what the twin's subscribers get, and write the report at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twin import service
+from twin.bus import Publisher, Subscriber
+from twin.checkpoint import load, path_of
+from twin.config import Config
+from twin.messages import Event, Message, Prediction, Sample, Spec
+from twin.monitor import Monitor
+from twin.predictor import open_predictor
+
+FIGURES_PERIOD: Final = 0.2  # s between two messages for the live view
+LAST_ANSWERS: Final = 2.0  # s to wait for the last predictions and counters once the plant has ended
+
+
+def watch(config: Config) -> None:
+    """Measure a source until a signal comes or its plant ends, then write the report if one is asked for."""
+    stop = service.Stop()
+    kinds = (Spec, Sample, Prediction, Event)
+    with (
+        service.publisher(config, "monitor") as publisher,
+        service.subscriber(config, ["plant", "twin", "trainer"], *kinds) as stream,
+    ):
+        spec = service.await_spec(config, stream, stop)
+        if spec is None:
+            return
+        monitor = Monitor(spec)
+        observe(monitor, stream, publisher, stop)
+        if config.report.report:
+            report = finish(config, monitor)
+            Path(config.report.report).write_text(json.dumps(report, indent=2) + "\n")
+
+
+def observe(monitor: Monitor, stream: Subscriber[Message], publisher: Publisher, stop: service.Stop) -> None:
+    """Take in messages until the plant has ended and all is answered, or a signal comes."""
+    shown, deadline = 0.0, float("inf")
+    while not stop and time.monotonic() < deadline:
+        message = stream.recv(0.1)
+        received_ns = time.monotonic_ns()
+        if message is not None:
+            monitor.observe(message, received_ns)
+        if monitor.end is not None:
+            deadline = min(deadline, received_ns * 1e-9 + LAST_ANSWERS)
+            if monitor.complete:
+                return
+        if received_ns * 1e-9 - shown > FIGURES_PERIOD:
+            shown = received_ns * 1e-9
+            publisher.event("figures", monitor.status, **monitor.figures())
+
+
+def finish(config: Config, monitor: Monitor) -> dict[str, Any]:
+    """The report, with the free run and what is needed to read it later."""
+    horizon = max(round(config.report.free_run / monitor.spec.dt), 1)
+    fit = free_run_fit(monitor, service.run_dir(config), horizon, config.twin.window)
+    return monitor.report() | {
+        "free_run": {"horizon_s": horizon * monitor.spec.dt, "fit_percent": fit},
+        "spec": {
+            "inputs": monitor.spec.inputs,
+            "outputs": monitor.spec.outputs,
+            "dt": monitor.spec.dt,
+            "plant": monitor.spec.plant,
+        },
+        "config": config.model_dump(),
+        "machine": {
+            "system": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "load": os.getloadavg(),
+        },
+    }
+
+
+def free_run_fit(monitor: Monitor, directory: Path, horizon: int, window: int) -> dict[str, float]:
+    """Fit % of free runs over the last quarter of the run, each by the model that answered at its start."""
+    inputs = len(monitor.spec.inputs)
+    by_model: dict[int, list[NDArray[np.float64]]] = {}
+    for number, first in monitor.segments(horizon, window):
+        by_model.setdefault(number, []).append(monitor.stretch(first - window, first + horizon))
+    runs = []
+    for number, stretches in by_model.items():
+        z = np.stack(stretches)  # (N, window + horizon, F)
+        measured = z[:, window:, inputs:]
+        if number:
+            predictor = open_predictor(load(path_of(directory, number)), rows=len(z))
+            predictor.warm(z[:, : window - 1].astype(np.float32))
+            predicted = predictor.free_run(z[:, window - 1], z[:, window:, :inputs])
+        else:  # persistence
+            predicted = np.repeat(z[:, window - 1 : window, inputs:], horizon, axis=1)
+        runs += list(zip(measured, predicted, strict=True))
+    return monitor.free_run_fit(runs)

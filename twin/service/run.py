@@ -1,0 +1,177 @@
+"""`twin run`: all processes of one source, shown live, ended together."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import ExitStack, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.live import Live
+
+from twin import service
+from twin.bus import Subscriber, runtime_dir
+from twin.config import Config
+from twin.dashboard import Dashboard
+from twin.errors import TwinError
+from twin.messages import Event, Message, Spec
+from twin.supervisor import Child, Supervisor
+
+FRAMES: Final = 5  # drawn per second
+REPORT_PATIENCE: Final = 60.0  # s for the monitor to write the report
+PLAIN_PERIOD: Final = 5.0  # s between two lines where the output is no terminal
+
+
+def new_run_dir(config: Config) -> Path:
+    """The directory of this run: as asked for, or a new one, so that runs do not mix."""
+    chosen = config.twin.run_dir
+    directory = Path(
+        chosen or Path("runs") / config.bus.source / f"{datetime.now():%Y%m%d-%H%M%S}"
+    ).absolute()
+    try:
+        (directory / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TwinError(f"{directory}: {error.strerror}; choose another --run-dir") from None
+    return directory
+
+
+def children(config: Config, directory: Path, *, everything: bool) -> list[Child]:
+    """The processes of a source; without `everything` the monitor alone."""
+    settings = config.model_dump(mode="json")
+    settings["twin"]["run_dir"] = str(directory)
+    file = directory / ("config.json" if everything else f"watch-{os.getpid()}.json")
+    file.write_text(json.dumps(settings, indent=2) + "\n")
+
+    def child(name: str, command: str, listeners: int) -> Child:
+        arguments = [command, "--config", str(file), "--await-subscribers", str(listeners)]
+        return Child(name, arguments, directory / "logs" / f"{name}.log")
+
+    monitor = child("monitor", "monitor", 0)
+    if not everything:
+        return [monitor]
+    # the plant waits for twin, trainer and monitor, the twin for the monitor: all see the first sample
+    return [monitor, child("trainer", "train", 0), child("twin", "predict", 1), child("plant", "simulate", 3)]
+
+
+def run(config: Config) -> None:
+    """Run plant, twin, trainer and monitor until the plant ends, Ctrl-C or SIGTERM.
+
+    Raises:
+        TwinError: a process could not start, or died again and again.
+    """
+    directory = new_run_dir(config)
+    link = runtime_dir(config.bus.source) / "run"
+    with ExitStack() as stack:
+        supervisor = Supervisor(children(config, directory, everything=True))
+        stack.callback(supervisor.stop)
+        link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(directory)
+        stack.callback(_remove_link, link)
+        stop = service.Stop()
+        supervisor.start()
+        console = Console()
+        console.print(f"checkpoints and logs in {os.path.relpath(directory)}")
+        _show(config, supervisor, stop, console, until="plant")
+        _end(config, supervisor, stop, console)
+
+
+def _remove_link(link: Path) -> None:
+    link.unlink(missing_ok=True)
+    with suppress(OSError):  # not empty: another process of this source has its socket there
+        link.parent.rmdir()
+
+
+def watch(config: Config) -> None:
+    """Show a source that runs elsewhere, until its plant ends, Ctrl-C or SIGTERM."""
+    directory = service.run_dir(config).absolute()
+    (directory / "logs").mkdir(parents=True, exist_ok=True)
+    supervisor = Supervisor(children(config, directory, everything=False))
+    file = Path(supervisor.children["monitor"].arguments[2])
+    stop = service.Stop()
+    try:
+        supervisor.start()
+        _show(config, supervisor, stop, Console(), until="monitor")
+        supervisor.terminate("monitor")
+        supervisor.wait("monitor", timeout=REPORT_PATIENCE if config.report.report else 1.0)
+    finally:
+        supervisor.stop()
+        file.unlink(missing_ok=True)
+
+
+def _show(config: Config, supervisor: Supervisor, stop: service.Stop, console: Console, until: str) -> None:
+    """Draw the source until the child `until` has ended or a signal comes."""
+    dashboard = Dashboard(config.bus.source)
+    whom = ["plant", "twin", "trainer", "monitor"]
+    with ExitStack() as stack:
+        stream = stack.enter_context(_listener(config, whom))
+        live = None
+        if console.is_terminal:
+            live = stack.enter_context(Live(console=console, auto_refresh=False, transient=False))
+        period = 1 / FRAMES if live else PLAIN_PERIOD
+        drawn = time.monotonic()
+        while not stop and supervisor.children[until].state != "ended":
+            message = stream.recv(0.1)
+            if message is not None:
+                dashboard.observe(message)
+            supervisor.poll()
+            _check(supervisor)
+            if time.monotonic() - drawn < period:
+                continue
+            drawn = time.monotonic()
+            dashboard.states = {name: (c.state, c.restarts) for name, c in supervisor.children.items()}
+            if live is not None:
+                live.update(dashboard.render(), refresh=True)
+            else:
+                console.print(dashboard.line(), highlight=False, soft_wrap=True)
+
+
+def _listener(config: Config, whom: list[str]) -> Subscriber[Message]:
+    return service.subscriber(config, whom, Spec, Event)
+
+
+def _check(supervisor: Supervisor) -> None:
+    for child in supervisor.children.values():
+        if child.state == "failed":
+            raise TwinError(f"the {child.name} died again and again; it said last:\n{child.last_words()}")
+
+
+def _end(config: Config, supervisor: Supervisor, stop: service.Stop, console: Console) -> None:
+    """End the plant, then the trainer; give the monitor time for the last answers and the report."""
+    supervisor.terminate("plant", "trainer")
+    patience = 1.0
+    if config.report.report:
+        console.print("computing the report ...")
+        patience = REPORT_PATIENCE
+    written = supervisor.wait("monitor", timeout=patience)
+    supervisor.stop()
+    if config.report.report:
+        if not written:
+            raise TwinError(f"no report was written; {supervisor.children['monitor'].last_words()}")
+        console.print(
+            summary(json.loads(Path(config.report.report).read_text())), highlight=False, soft_wrap=True
+        )
+
+
+def summary(report: dict[str, Any]) -> str:
+    """The report in a few lines for people."""
+    latency = report["latency_us"]
+    lines = [
+        f"samples {report['samples']:,}  predictions {report['predictions']:,}  lost {report['lost']}  "
+        f"gaps {report['gaps']}  overruns {report['overruns']}  swaps {report['swaps']}",
+        f"latency p50 {latency['p50']:.0f} µs  p99 {latency['p99']:.0f} µs  worst {latency['max']:.0f} µs",
+    ]
+    for name, figures in report["one_step"].items():
+        fit = report["free_run"]["fit_percent"].get(name)
+        ahead = (
+            f"free run over {report['free_run']['horizon_s']:g} s: fit {fit:.1f} %" if fit is not None else ""
+        )
+        lines.append(
+            f"{name}: error {figures['rmse']:.4g}, persistence {figures['persistence_rmse']:.4g}, "
+            f"skill {100 * figures['skill']:.1f} %  {ahead}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,100 @@
+"""The trainer's process: keep the history and refit on it now and then, out of everybody's way."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from twin import service
+from twin.bus import Publisher, Subscriber
+from twin.checkpoint import newest, numbers, save
+from twin.config import Config
+from twin.errors import SpecError, TwinError
+from twin.messages import Message, Sample, Spec
+from twin.trainer import Trainer
+
+
+def train(config: Config) -> None:
+    """Refit the model of a source until a signal comes.
+
+    Raises:
+        CheckpointError: the run directory holds models of another plant.
+        SpecError: the plant changes its signals.
+    """
+    stop = service.Stop()
+    os.nice(19)
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    directory = service.run_dir(config)
+    with (
+        service.publisher(config, "trainer") as publisher,
+        service.subscriber(config, ["plant"], Spec, Sample) as stream,
+    ):
+        spec = service.await_spec(config, stream, stop)
+        if spec is None:
+            return
+        incumbent, refused = newest(directory, spec)
+        for error in refused:
+            publisher.event("refused", str(error)[:1000])
+        trainer = Trainer(spec, config.trainer, config.twin.window, incumbent)
+        trainer.number = max(numbers(directory), default=0)  # a damaged one keeps its number
+        heard = time.monotonic()
+        while not stop:
+            message = stream.recv(0.1)
+            now = time.monotonic()
+            if message is not None:
+                heard = now
+                observe(trainer, message)
+            elif now - heard > service.RECONNECT:
+                heard = now
+                stream.reconnect()
+            if trainer.due:
+                try:
+                    turn(config, trainer, stream, publisher, directory, stop)
+                except (TwinError, ArithmeticError, ValueError, RuntimeError, OSError) as error:
+                    text = f"refit failed, the next turn comes as usual: {error}"
+                    publisher.event("failed", text[:1000])
+                    service.say(text)
+
+
+def observe(trainer: Trainer, message: Message) -> None:
+    """Keep a sample; a plant with other signals ends it."""
+    if isinstance(message, Sample):
+        trainer.observe(message)
+    elif isinstance(message, Spec) and not message.same_signals(trainer.spec):
+        raise SpecError(
+            f"the plant now publishes {', '.join(message.features)} every {message.dt:g} s instead of "
+            f"{', '.join(trainer.spec.features)} every {trainer.spec.dt:g} s; start the trainer anew"
+        )
+
+
+def turn(
+    config: Config,
+    trainer: Trainer,
+    stream: Subscriber[Message],
+    publisher: Publisher,
+    directory: Path,
+    stop: service.Stop,
+) -> None:
+    """Gate, refit, gate, checkpoint; each decision an event with its figures."""
+    verdict = trainer.enough()
+    if not verdict.passed:
+        publisher.event("waiting", verdict.text, **verdict.figures)
+        return
+    publisher.event("refit", verdict.text, **verdict.figures)
+    begun = time.monotonic()
+    for _ in trainer.refit():
+        # a stream that no clock drives waits for us; another goes on, and is kept up with
+        while not config.bus.unpaced and (message := stream.recv(0)) is not None:
+            observe(trainer, message)
+        if stop:
+            return
+    took = time.monotonic() - begun
+    verdict = trainer.accept()
+    if verdict.passed:
+        save(directory, trainer.checkpoint(verdict))
+    name = "accepted" if verdict.passed else "kept"
+    publisher.event(name, verdict.text, refit_s=took, model=trainer.number, **verdict.figures)

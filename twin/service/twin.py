@@ -1,0 +1,145 @@
+"""The twin's process: answer every sample, then look after models."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from twin import service
+from twin.bus import Publisher, Subscriber
+from twin.checkpoint import Checkpoint, load, newest, numbers, path_of
+from twin.config import Config
+from twin.errors import CheckpointError
+from twin.messages import Message, Prediction, Sample, Spec
+from twin.predictor import Predictor, load_backend, open_predictor
+from twin.twin import Twin
+
+STALE_PERIODS: Final = 10
+STALE_FLOOR: Final = 0.1  # s; at 1 kHz ten periods are shorter than a busy machine's hiccups
+LOOK: Final = 0.05  # s between two looks into the run directory
+
+
+class Loader(threading.Thread):
+    """Watches a run directory and opens what is new there beside the loop, so that the loop opens no file.
+
+    `ready` hands over checkpoints with their predictors, or the reason why one was refused.
+    """
+
+    def __init__(self, directory: Path, spec: Spec, backend: str) -> None:
+        super().__init__(name="loader", daemon=True)
+        self.directory, self.spec, self.backend = directory, spec, backend
+        self.ready: queue.SimpleQueue[tuple[Checkpoint, Predictor] | CheckpointError] = queue.SimpleQueue()
+        self.seen = 0
+        self._over = threading.Event()
+
+    def first(self) -> tuple[Checkpoint, Predictor] | None:
+        """The newest checkpoint at hand; called once, before the loop.
+
+        Raises:
+            CheckpointError: it was made for another plant.
+        """
+        checkpoint, refused = newest(self.directory, self.spec)
+        for error in refused:
+            self.ready.put(error)
+        self.seen = max(numbers(self.directory), default=0)
+        return (checkpoint, open_predictor(checkpoint, self.backend, 1)) if checkpoint else None
+
+    def run(self) -> None:
+        """Look until told to stop."""
+        while not self._over.wait(LOOK):
+            try:
+                latest = max(numbers(self.directory), default=0)
+                if latest > self.seen:
+                    self.seen = latest
+                    checkpoint = load(path_of(self.directory, latest))
+                    self.ready.put((checkpoint, open_predictor(checkpoint, self.backend, 1)))
+            except CheckpointError as error:
+                self.ready.put(error)
+
+    def stop(self) -> None:
+        """End the watch."""
+        self._over.set()
+        if self.is_alive():
+            self.join()
+
+
+def predict(config: Config) -> None:
+    """Answer the samples of a source until a signal comes."""
+    stop = service.Stop()
+    sys.setswitchinterval(5e-4)  # s; the loader must not keep the loop waiting for the default 5 ms
+    load_backend(config.twin.backend)  # now, and not when the first model comes
+    with service.publisher(config, "twin") as publisher:
+        publisher.wait_for(Prediction, config.bus.await_subscribers, service.PATIENCE)
+        with service.subscriber(config, ["plant"], Spec, Sample) as stream:
+            spec = service.await_spec(config, stream, stop)
+            while spec is not None:
+                spec = follow(config, spec, stream, publisher, stop)
+
+
+def follow(
+    config: Config, spec: Spec, stream: Subscriber[Message], publisher: Publisher, stop: service.Stop
+) -> Spec | None:
+    """Answer the samples of one Spec; the next Spec when the plant changes it, None at the end."""
+    twin = Twin(spec, window=config.twin.window, backend=config.twin.backend)
+    loader = Loader(service.run_dir(config), spec, config.twin.backend)
+    if (found := loader.first()) is not None:
+        twin.refresh(*found)
+    loader.start()
+    patience = max(STALE_PERIODS * spec.dt, STALE_FLOOR)
+    now = heard = reported = time.monotonic()
+    t, stale = 0.0, False
+    try:
+        while not stop:
+            message = stream.recv(0.1 if stale else patience)
+            received_ns = time.monotonic_ns()
+            now = received_ns * 1e-9
+            match message:
+                case Sample():
+                    prediction = twin.step(message, received_ns)
+                    if prediction is not None:
+                        publisher.send(prediction)
+                    t, heard, stale = message.t, now, False
+                    look_after_models(twin, loader, publisher, t)
+                case Spec() if not message.same_signals(spec):
+                    publisher.event("spec", "the plant now publishes other signals", t)
+                    return message
+                case None if not stale and twin.status != "waiting":
+                    stale = True
+                    publisher.event("stale", f"no sample for {patience:g} s", t)
+                    report(twin, stream, publisher, t)
+                case None if now - heard > service.RECONNECT:
+                    heard = now
+                    stream.reconnect()
+            if now - reported > service.REPORT_PERIOD:
+                reported = now
+                report(twin, stream, publisher, t)
+        return None
+    finally:
+        report(twin, stream, publisher, t)
+        loader.stop()
+
+
+def look_after_models(twin: Twin, loader: Loader, publisher: Publisher, t: float) -> None:
+    """Begin to take up what the loader has opened, and go on with it by a portion."""
+    if twin.spare is None and not loader.ready.empty():
+        found = loader.ready.get()
+        try:
+            if isinstance(found, CheckpointError):
+                raise found
+            twin.refresh(*found)
+        except CheckpointError as error:
+            publisher.event("refused", str(error)[:1000], t)
+    if twin.catch_up():
+        publisher.event("swap", f"model {twin.model} answers", t, model=twin.model)
+
+
+def report(twin: Twin, stream: Subscriber[Message], publisher: Publisher, t: float) -> None:
+    """Publish the twin's counters."""
+    counters = {name: float(value) for name, value in asdict(twin.counters).items()}
+    counters["rejected"] += stream.rejected
+    publisher.event("counters", twin.status, t, **counters)

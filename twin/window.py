@@ -1,0 +1,74 @@
+"""The short memory of a twin: its newest samples, in time order, at no cost per step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from twin.errors import SpecError
+
+
+class Window:
+    """A rolling window over the newest L samples of N rows.
+
+    Each sample is written twice, into two copies of a ring that lie one after the other. So the newest L
+    always stand somewhere without a seam, and `view` hands them out in time order without copying or
+    allocating: O(1) a push, whatever L is. The price is twice the memory.
+
+    A view is a look at the ring: later pushes overwrite it. Copy what you keep.
+
+    >>> window = Window(rows=1, length=3, features=1)
+    >>> for value in (1.0, 2.0, 3.0, 4.0):
+    ...     window.push(np.array([[value]]))
+    >>> window.view()[0, :, 0].tolist(), window.count, window.full
+    ([2.0, 3.0, 4.0], 4, True)
+    >>> window.tail(2)[0, :, 0].tolist()
+    [3.0, 4.0]
+    """
+
+    def __init__(self, rows: int, length: int, features: int, dtype: npt.DTypeLike = np.float32) -> None:
+        if min(rows, length, features) < 1:
+            raise SpecError(
+                f"a window of {rows} rows, {length} samples, {features} features: at least 1 each"
+            )
+        self.length = length
+        self.count = 0
+        """Samples pushed since the last reset, without bound."""
+        self._ring: npt.NDArray[Any] = np.zeros((rows, 2 * length, features), dtype)
+        self._twice = self._ring.reshape(rows, 2, length, features)  # the same memory as two copies
+        self._end = length  # one past the newest sample, in the second copy
+
+    @property
+    def full(self) -> bool:
+        """Whether L samples have been pushed since the last reset."""
+        return self.count >= self.length
+
+    def push(self, z: npt.NDArray[Any]) -> None:
+        """Append one sample (N, F); the oldest goes once the window is full.
+
+        Raises:
+            SpecError: another shape. NumPy would spread it over the rows without a word.
+        """
+        rows, _, _, features = self._twice.shape
+        if z.shape != (rows, features):
+            raise SpecError(f"a sample of shape {z.shape}: this window takes {(rows, features)}, (N, F)")
+        place = self.count % self.length
+        self._twice[:, :, place] = z[:, None]
+        self._end = self.length + place + 1
+        self.count += 1
+
+    def view(self) -> npt.NDArray[Any]:
+        """The samples held, (N, L', F) with L' = min(count, L): oldest first, each row contiguous."""
+        return self.tail(self.length)
+
+    def tail(self, n: int) -> npt.NDArray[Any]:
+        """The newest n samples, or as many as there are: a view (N, n, F), oldest first."""
+        n = max(0, min(n, self.count, self.length))
+        return self._ring[:, self._end - n : self._end]
+
+    def reset(self) -> None:
+        """Forget all samples."""
+        self.count = 0
+        self._end = self.length
