@@ -137,7 +137,7 @@ class DCMotor:
         torque = self.torque_constant * i - u[1]
         if not mode:
             rate = self.torque_constant * (u[0] - self.resistance * i) / self.inductance
-            return self.coulomb_friction - abs(torque), -math.copysign(rate, rate * torque)
+            return self.coulomb_friction - abs(torque), -rate if torque > 0 else rate
         rate = (torque - self.viscous_friction * w - mode * self.coulomb_friction) / self.inertia
         return mode * w, mode * rate
 

@@ -14,4 +14,14 @@ from twin.errors import TwinError
 from twin.messages import Event, Prediction, Sample, Spec
 from twin.twin import Twin
 
-__all__ = ["Event", "Prediction", "Publisher", "Sample", "Spec", "Subscriber", "Twin", "TwinError", "endpoint"]
+__all__ = [
+    "Event",
+    "Prediction",
+    "Publisher",
+    "Sample",
+    "Spec",
+    "Subscriber",
+    "Twin",
+    "TwinError",
+    "endpoint",
+]

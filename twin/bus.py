@@ -59,9 +59,7 @@ def runtime_dir(source: str) -> Path:
     except OSError as error:
         raise BusError(f"{root}: {error.strerror}; set XDG_RUNTIME_DIR to a directory of yours") from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise BusError(
-            f"{root} is not a directory that only you can write to; remove it or set XDG_RUNTIME_DIR"
-        )
+        raise BusError(f"{root} is not a directory of yours alone; remove it or set XDG_RUNTIME_DIR")
     return root / check_source(source)
 
 
@@ -91,9 +89,7 @@ class _Address:
         try:
             self._lock = self._acquire(self.path)
         except OSError as error:
-            raise BusError(
-                f"{self.path}: {error.strerror}; choose an endpoint that you can write to"
-            ) from None
+            raise BusError(f"{self.path}: {error.strerror}; choose another endpoint") from None
 
     @staticmethod
     def _acquire(path: Path) -> int:
@@ -210,16 +206,18 @@ class Publisher:
         return topics
 
     def wait_for(self, kind: type[Message], count: int, timeout: float) -> int:
-        """Wait until `count` programs listen to a kind, or `timeout` seconds have passed; returns how many."""
+        """Wait until `count` programs listen to a kind, or `timeout` seconds; returns how many do."""
         name = topic(kind, self.source)
-        deadline = time.monotonic() + timeout
+        deadline, before = time.monotonic() + timeout, -1
         while True:
             self.newcomers()
             found = sum(n for prefix, n in self._listeners.items() if name.startswith(prefix))
-            if found >= count or time.monotonic() > deadline:
+            # a subscriber that connects anew is for a moment there twice: ask again before believing it
+            if found == before and (found >= count or time.monotonic() > deadline):
                 self._expected = found
                 return found
-            self._socket.poll(100)
+            before = found
+            time.sleep(0.02)
 
     def close(self) -> None:
         """Send what is queued, release the endpoint and leave no file behind."""
