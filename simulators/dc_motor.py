@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from simulators.plant import Vector
+from simulators.plant import Rhs, Vector
 from twin.errors import ConfigError
 from twin.messages import Spec
 
@@ -109,18 +109,24 @@ class DCMotor:
             plant=f"{self.name}, simulated",
         )
 
-    def rhs(self, t: float, x: NDArray[np.float64], u: Vector, mode: int) -> Vector:
+    def rhs(self, u: Vector, mode: int) -> Rhs:
         """(di/dt, dω/dt) in A/s and rad/s², for x = (i, ω) and u = (v, τ_L) in V and N·m.
 
         `mode` is 1 forward, -1 backward, 0 stuck.
         """
-        i, w = x.tolist()
         v, load = u
-        di = (v - self.resistance * i - self.back_emf * w) / self.inductance
-        if not mode:
-            return di, 0.0
-        torque = self.torque_constant * i - self.viscous_friction * w - mode * self.coulomb_friction - load
-        return di, torque / self.inertia
+        r, l, j = self.resistance, self.inductance, self.inertia  # noqa: E741
+        k_t, k_e, b = self.torque_constant, self.back_emf, self.viscous_friction
+        friction = mode * self.coulomb_friction
+
+        def moving(t: float, x: NDArray[np.float64]) -> Vector:
+            i, w = x.tolist()
+            return (v - r * i - k_e * w) / l, (k_t * i - b * w - friction - load) / j
+
+        def stuck(t: float, x: NDArray[np.float64]) -> Vector:
+            return (v - r * float(x[0])) / l, 0.0
+
+        return moving if mode else stuck
 
     def mode(self, x: Vector, u: Vector) -> int:
         """Forward, backward or stuck; a motor without dry friction has one mode only, called forward."""

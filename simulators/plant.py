@@ -10,6 +10,7 @@ G. Wanner, "Solving Ordinary Differential Equations I", II.6). A smooth plant ha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -20,9 +21,12 @@ from twin.messages import Spec
 Vector = tuple[float, ...]
 """State or inputs of one plant, in the order that the plant states."""
 
+Rhs = Callable[[float, NDArray[np.float64]], Vector]
+"""dx/dt at a time and a state. A closure over parameters and inputs: it is called thirty times a sample."""
+
 
 class Plant(Protocol):
-    """A system dx/dt = rhs(t, x, u, mode) with constant inputs u over a sample.
+    """A system dx/dt = f(t, x) with an f = rhs(u, mode) for inputs u held over a sample.
 
     All methods are pure functions; the state belongs to whoever integrates.
     """
@@ -41,8 +45,8 @@ class Plant(Protocol):
         """Names and units of the measured signals at a sample time of `dt` seconds."""
         ...
 
-    def rhs(self, t: float, x: NDArray[np.float64], u: Vector, mode: int) -> Vector:
-        """dx/dt."""
+    def rhs(self, u: Vector, mode: int) -> Rhs:
+        """dx/dt as a function of t and x, for inputs that are held."""
         ...
 
     def mode(self, x: Vector, u: Vector) -> int:

@@ -73,7 +73,7 @@ class SensorNoise:
         )
 
     def reader(self, dt: float, seed: int) -> Reader:
-        """A function from the true {"current", "speed"} of successive samples, `dt` seconds apart, to read ones."""
+        """A function from the true y of a sample to the y that is read, for samples in turn, `dt` s apart."""
         quantum = 2 * self.current_range / 2**self.current_bits if self.current_bits else 0.0
         limit = self.current_range or math.inf
         rng = np.random.default_rng([seed, 0x5E45])

@@ -76,8 +76,8 @@ def steps(amplitude: float, shortest: float = 0.05, longest: float = 0.4, *, rng
     """
     _positive("steps", shortest=shortest, longest_minus_shortest=longest - shortest or 1.0)
     ends = np.cumsum(rng.uniform(shortest, longest, HOLDS)).tolist()
-    levels = rng.uniform(-amplitude, amplitude, HOLDS).tolist()
-    return lambda t: float(levels[bisect_right(ends, t % ends[-1])])
+    levels: list[float] = rng.uniform(-amplitude, amplitude, HOLDS).tolist()
+    return lambda t: levels[bisect_right(ends, t % ends[-1])]
 
 
 def chirp(amplitude: float, low: float = 0.1, high: float = 50.0, period: float = 20.0) -> Signal:
@@ -122,14 +122,14 @@ def noise(amplitude: float, bandwidth: float = 1.0, *, rng: Rng) -> Signal:
     spectrum = np.zeros(POINTS // 2 + 1, complex)
     spectrum[1 : lines + 1] = rng.standard_normal((lines, 2)) @ (1, 1j)
     points = np.fft.irfft(spectrum)
-    grid = (points * (amplitude / points.std())).tolist()
+    grid: list[float] = (points * (amplitude / points.std())).tolist()
     rate = 16 * bandwidth
 
     def value(t: float) -> float:
         k = math.floor(t * rate)
         s = t * rate - k
-        a, b, c, d = (grid[(k + j) % POINTS] for j in (-1, 0, 1, 2))
-        return float(b + 0.5 * s * (c - a + s * (2 * a - 5 * b + 4 * c - d + s * (3 * (b - c) + d - a))))
+        a, b, c, d = grid[(k - 1) % POINTS], grid[k % POINTS], grid[(k + 1) % POINTS], grid[(k + 2) % POINTS]
+        return b + 0.5 * s * (c - a + s * (2 * a - 5 * b + 4 * c - d + s * (3 * (b - c) + d - a)))
 
     return value
 
@@ -150,7 +150,7 @@ def signal(text: str, seed: int = 1) -> Signal:
         ConfigError: a name, key or number that is not one; the message says what would be.
     """
     terms = [_term(part.strip(), seed) for part in re.split(r"\+(?=\s*[A-Za-z]|\s*$)", text)]
-    return terms[0] if len(terms) == 1 else lambda t: math.fsum([term(t) for term in terms])
+    return terms[0] if len(terms) == 1 else lambda t: sum([term(t) for term in terms])
 
 
 def default_voltage(motor: DCMotor) -> str:
@@ -163,7 +163,7 @@ def default_voltage(motor: DCMotor) -> str:
 
 
 def default_load(motor: DCMotor) -> str:
-    """A load that the twin does not measure: steps within ±20 % of the rated torque, and slow noise of 5 %."""
+    """The load that the twin does not see: steps within ±20 % of the rated torque, slow noise of 5 % rms."""
     torque = motor.rated_torque
     return f"steps:{0.2 * torque:g},shortest=0.5,longest=3 + noise:{0.05 * torque:g},bandwidth=0.5"
 

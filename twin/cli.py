@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Optional, get_args, get_origin
 
@@ -16,6 +18,7 @@ from rich.markup import escape
 from twin.config import SECTIONS, Config, load
 from twin.errors import ConfigError, TwinError
 from twin.messages import Sample, Spec
+from twin.service.plant import no_changes
 from twin.supervisor import USER_ERROR, die_with_supervisor
 
 app = typer.Typer(
@@ -66,11 +69,11 @@ def _command(*sections: str, hidden: bool = False) -> Callable[[Callable[[Config
 
 def _parameter(name: str, kind: Any, text: str, default: Any, panel: str) -> inspect.Parameter:
     """An option that is None when it is not given, so that the file's setting stands."""
-    shown = "" if default in (None, "", []) else str(default)
-    if kind is bool:
-        shown = name if default else f"no-{name}"
+    if default not in (None, "", []):
+        shown = ("yes" if default else "no") if kind is bool else default
+        text += f" Default: {shown}."
     optional = kind if get_origin(kind) is list or type(None) in get_args(kind) else Optional[kind]  # noqa: UP045
-    option = typer.Option(help=text, show_default=shown or False, rich_help_panel=panel)
+    option = typer.Option(help=text, show_default=False, rich_help_panel=panel)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[optional, option]
     )
@@ -153,8 +156,7 @@ def forecast(
 
     Listens for one window, warms the newest model's hidden state with it, and runs it free.
     """
-    from simulators.signals import parse
-
+    from simulators.signals import signal as parse
     from twin.service import forecast
 
     config = load(None, bus={"source": source, "plant_endpoint": plant_endpoint}, twin={"run_dir": run_dir})
@@ -176,7 +178,59 @@ def open_plant(config: Config) -> tuple[Spec, Iterable[Sample], Callable[[float,
     Raises:
         TwinError: a motor, parameter, signal, scenario or recording that cannot be.
     """
-    raise NotImplementedError
+    plant = config.plant
+    if plant.plant == "recorded":
+        from simulators.recorded import Recording
+
+        if not plant.file:
+            raise ConfigError("--plant recorded needs --file, --inputs and --outputs")
+        recording = Recording(plant.file, _names(plant.inputs), _names(plant.outputs), plant.dt)
+        steps = None if plant.duration is None else max(1, round(plant.duration / recording.spec.dt))
+        return recording.spec, itertools.islice(recording, steps), no_changes
+    from simulators import dc_motor, scenario, signals
+    from simulators.sensors import SensorNoise
+    from simulators.simulate import simulate
+
+    motor = dc_motor.motor(plant.motor)
+    if plant.parameters:
+        motor = replace(motor, **_numbers(plant.parameters, dc_motor.UNITS))  # type: ignore[arg-type]
+    story = scenario.Scenario.load(plant.scenario) if plant.scenario else scenario.Scenario()
+    dt = 1.0 / plant.rate
+    samples = simulate(
+        motor,
+        voltage=signals.signal(plant.voltage or signals.default_voltage(motor), plant.seed),
+        load=signals.signal(plant.load or signals.default_load(motor), plant.seed + 1),
+        dt=dt,
+        duration=plant.duration,
+        noise=SensorNoise.of(motor) if plant.noise else None,
+        seed=plant.seed,
+        scenario=story,
+    )
+    changes = story.changes
+    return motor.spec(dt), samples, lambda after, until: [c.text for c in changes if after < c.at <= until]
+
+
+def _names(text: str) -> list[str]:
+    """Column names from a list separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(texts: list[str], known: Iterable[str]) -> dict[str, float]:
+    """NAME=VALUE texts as a dict.
+
+    Raises:
+        ConfigError: an unknown name or a value that is no number.
+    """
+    found = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or name not in known:
+            raise ConfigError(f"--parameters {text}: NAME=VALUE is needed, NAME one of {', '.join(known)}")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise ConfigError(f"--parameters {text}: {value!r} is not a number") from None
+    return found
 
 
 def main() -> None:

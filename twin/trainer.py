@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twin.checkpoint import Checkpoint
+from twin.checkpoint import Checkpoint, check_plant
 from twin.config import TrainerConfig
 from twin.errors import CheckpointError
 from twin.messages import Sample, Spec
@@ -72,11 +72,8 @@ class Trainer:
     def __init__(
         self, spec: Spec, config: TrainerConfig, window: int, incumbent: Checkpoint | None = None
     ) -> None:
-        if incumbent is not None and not incumbent.spec.same_signals(spec):
-            raise CheckpointError(
-                f"checkpoint {incumbent.number} is for {', '.join(incumbent.spec.features)}, the stream has "
-                f"{', '.join(spec.features)}; choose another run directory"
-            )
+        if incumbent is not None:
+            check_plant(incumbent, spec)
         self.spec, self.config, self.warm = spec, config, window
         self.number = incumbent.number if incumbent else 0
         self.parent: int | None = None
@@ -309,6 +306,6 @@ class Trainer:
             sizes=self.incumbent.sizes,
             spec=self.spec,
             tensors=self.incumbent.tensors(),
-            config=self.config.model_dump(),
+            config=self.config.model_dump(mode="json"),
             metrics=verdict.figures,
         )

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from twin.checkpoint import Checkpoint
-from twin.errors import CheckpointError, SpecError
+from twin.checkpoint import Checkpoint, check_plant
+from twin.errors import SpecError
 from twin.messages import Prediction, Sample, Spec, check_spec
 from twin.predictor import Predictor, open_predictor
 from twin.window import Window
@@ -191,12 +191,7 @@ class Twin:
         Raises:
             CheckpointError: it was made for other signals or another period.
         """
-        if not checkpoint.spec.same_signals(self.spec):
-            raise CheckpointError(
-                f"checkpoint {checkpoint.number} is for {', '.join(checkpoint.spec.features)} every "
-                f"{checkpoint.spec.dt:g} s, the stream has {', '.join(self.spec.features)} every "
-                f"{self.spec.dt:g} s; choose another run directory"
-            )
+        check_plant(checkpoint, self.spec)
         self._start_catching_up(predictor or open_predictor(checkpoint, self.backend, 1))
 
     def _start_catching_up(self, predictor: Predictor) -> None:
@@ -247,4 +242,6 @@ class Twin:
         if self.active is None:
             return np.repeat(start[None].astype(np.float64), len(u), axis=0)
         first = np.concatenate([u[0], start])[None]
-        return np.asarray(self.active.free_run(first, u[None, 1:])[0], np.float64)
+        # a free run answers at the instants of its inputs, and the last of them no longer matters to it
+        following = np.concatenate([u[1:], u[-1:]])[None]
+        return np.asarray(self.active.free_run(first, following)[0], np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 
@@ -31,7 +32,7 @@ def publish(
     with service.publisher(config, "plant") as publisher:
         publisher.wait_for(Sample, config.bus.await_subscribers, service.PATIENCE)
         publisher.send(spec)
-        count, t, reported = 0, -spec.dt, time.monotonic()
+        count, t, reported = 0, -math.inf, time.monotonic()
         for sample in samples:
             pacer.wait()
             if stop:
@@ -47,4 +48,4 @@ def publish(
                 reported = time.monotonic()
                 publisher.event("plant", "", t, samples=count, overruns=pacer.overruns)
         figures = {"samples": float(count), "overruns": float(pacer.overruns)}
-        publisher.event("end", f"the plant ended after {count} samples", t, **figures)
+        publisher.event("end", f"the plant ended after {count} samples", max(t, 0.0), **figures)
