@@ -75,7 +75,8 @@ def test_latest_drains(publisher: Publisher) -> None:
 
 
 def test_iterating_gives_messages(publisher: Publisher) -> None:
-    with Subscriber(publisher.endpoint, ["event/motor-1", "sample/motor-1"]) as messages:
+    topics = ["event/motor-1", "sample/motor-1"]
+    with Subscriber[Message](publisher.endpoint, topics) as messages:
         publisher.wait_for(Event, 1, 5)
         publisher.event("a", "first", 1.0, x=2)
         publisher.send(sample(0))

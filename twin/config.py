@@ -126,7 +126,7 @@ class TrainerConfig(Section):
     """Segments in one optimiser step."""
     steps: int = Field(60, ge=1)
     """Optimiser steps of one refit."""
-    learning_rate: float = Field(3e-3, gt=0, le=1)
+    learning_rate: float = Field(1e-2, gt=0, le=1)
     """Step size of Adam; it decays to zero within a refit."""
     model_seed: int = Field(1, ge=0)
     """Seed of the first weights and of the choice of segments."""

@@ -30,6 +30,10 @@ HELD_OUT = 0.2
 EXCITATION_ORDER = 2
 """Of the input's fluctuations; a step has order 1, and cannot tell gain from time constant in noise."""
 _FLAT = 1e-9  # smallest eigenvalue of a normalised covariance that still counts as fluctuation
+FIRST = 4
+"""The first refit takes this fraction of the steps of a later one."""
+MOST_CAUTIOUS = 1 / 16
+"""Of the learning rate: the smallest part of it to which refused candidates bring the next."""
 _JUDGED = 64  # segments on which a gate judges
 
 
@@ -79,6 +83,7 @@ class Trainer:
         self.parent: int | None = None
         self.incumbent = open_model(incumbent) if incumbent else None
         self.candidate: Model | None = None
+        self.caution = 1.0  # part of the learning rate
         self.segment = window + config.horizon  # samples: the warm-up, then the free run
         length = max(round(config.history / spec.dt), 4 * self.segment)
         self.history = Window(1, length, len(spec.features), np.float64)
@@ -186,12 +191,14 @@ class Trainer:
         between one step and many, have to be chosen.
         """
         config, end = self.config, self._train_end()
+        # the first refit is short: least squares has done most of it, and any model beats none
+        steps = config.steps if self.incumbent is not None else max(1, config.steps // FIRST)
         starts = self._starts(0, end)
         torch.manual_seed(config.model_seed + self.number)
         model = self._begin(end)
-        optimiser = torch.optim.Adam(model.parameters(), config.learning_rate)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
-        for step in range(config.steps):
+        optimiser = torch.optim.Adam(model.parameters(), config.learning_rate * self.caution)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        for step in range(steps):
             chosen = self._random.choice(starts, config.batch)
             one_step, free_run = self._squared_errors(model, self._segments(chosen))
             loss = 0.5 * (torch.log(one_step + 1e-10).sum() + torch.log(free_run + 1e-10).sum())
@@ -200,7 +207,7 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             schedule.step()
-            yield (step + 1) / config.steps
+            yield (step + 1) / steps
         self.candidate, self._trained_to = model, end
 
     def _begin(self, end: int) -> Model:
@@ -268,6 +275,8 @@ class Trainer:
             }
         rival = f"model {self.number}" if self.incumbent is not None else "persistence"
         text = f"error × {one_step:.3f} one step ahead, × {free_run:.3f} in free run, against {rival}"
+        # a candidate that came out worse went too far: the next one takes smaller steps from the same place
+        self.caution = min(2 * self.caution, 1.0) if passed else max(self.caution / 2, MOST_CAUTIOUS)
         if passed:
             self.incumbent = candidate
             self.parent, self.number = self.number or None, self.number + 1

@@ -120,15 +120,15 @@ class Twin:
         last = self._last
         if last is not None and sample.epoch == last.epoch and sample.seq == last.seq:
             return False
-        row = self._features[0]
         try:
-            for column, name in enumerate(self.spec.inputs):
-                row[column] = sample.u[name]
-            for column, name in enumerate(self.spec.outputs, len(self.spec.inputs)):
-                row[column] = sample.y[name]
+            values = [sample.u[name] for name in self.spec.inputs]
+            values += [sample.y[name] for name in self.spec.outputs]
         except KeyError:
             return False
-        return math.isfinite(float(row.sum()))
+        if not math.isfinite(math.fsum(values)):
+            return False
+        self._features[0] = values
+        return True
 
     def _continues(self, sample: Sample) -> bool:
         """Whether a sample is the one expected. A gap is bridged, a restart or a long gap begins anew."""

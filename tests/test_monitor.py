@@ -1,0 +1,191 @@
+"""What one more subscriber measures, fed by hand with messages whose figures can be worked out."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from twin.messages import Event, Prediction, Sample, Spec, pack
+from twin.monitor import KEPT, RECENT, Monitor
+
+SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
+
+
+def sample(seq: int, current: float = 0.0, speed: float = 0.0, epoch: int = 1) -> Sample:
+    return Sample(
+        epoch=epoch, seq=seq, t=seq * 0.001, u={"voltage": 2.0 * seq}, y={"current": current, "speed": speed}
+    )
+
+
+def prediction(seq: int, current: float = 0.0, speed: float = 0.0, model: int = 1) -> Prediction:
+    return Prediction(
+        epoch=2,
+        seq=seq,
+        y={"current": current, "speed": speed},
+        residual={},
+        model=model,
+        status="following",
+        sample_sent_ns=1_000_000,
+    )
+
+
+def wave(seq: int) -> tuple[float, float]:
+    return math.sin(0.1 * seq), 10.0 * math.cos(0.07 * seq)
+
+
+def fed(count: int, off: float = 0.5, first: int = 0) -> Monitor:
+    """A monitor that has seen `count` samples of a wave, each expected `off` too high."""
+    monitor = Monitor(SPEC)
+    for seq in range(first, first + count):
+        monitor.observe(sample(seq, *wave(seq)))
+        current, speed = wave(seq + 1)
+        monitor.observe(prediction(seq, current + off, speed + off), 1_250_000)
+    return monitor
+
+
+def test_errors_are_those_of_what_was_expected_of_each_sample() -> None:
+    figures = fed(200).one_step(100)
+    y = np.array([wave(seq) for seq in range(99, 200)])
+    held = np.sqrt(np.mean(np.diff(y, axis=0) ** 2, axis=0))
+    for name, persistence in zip(SPEC.outputs, held, strict=True):
+        assert figures[name]["rmse"] == pytest.approx(0.5)
+        assert figures[name]["persistence_rmse"] == pytest.approx(persistence)
+        assert figures[name]["skill"] == pytest.approx(1 - 0.5 / persistence)
+
+
+def test_errors_are_taken_over_the_last_samples_only() -> None:
+    monitor = fed(100, off=9.0)
+    for seq in range(100, 150):
+        monitor.observe(prediction(seq, *wave(seq + 1)))
+        monitor.observe(sample(seq, *wave(seq)))
+    assert monitor.one_step(49)["speed"]["rmse"] == pytest.approx(0.0)
+    assert monitor.one_step(60)["speed"]["rmse"] > 1
+
+
+def test_what_was_not_seen_has_no_error() -> None:
+    monitor = Monitor(SPEC)
+    assert monitor.one_step(10) == {}
+    for seq in (*range(50), *range(60, 100)):
+        monitor.observe(sample(seq, *wave(seq)))
+        if seq != 80:  # a prediction that never came
+            monitor.observe(prediction(seq, *(value + 0.5 for value in wave(seq + 1))))
+    seqs, whole = monitor._span(1_000)
+    assert seqs[~whole].tolist() == [*range(50, 61), 81]
+    assert monitor.one_step(1_000)["speed"]["rmse"] == pytest.approx(0.5)
+
+
+def test_the_rings_go_round() -> None:
+    first = KEPT - 500
+    monitor = fed(1_000, first=first)
+    assert monitor.one_step(900)["current"]["rmse"] == pytest.approx(0.5)
+    assert len(monitor._span(10 * KEPT)[0]) == 999
+    assert monitor.stretch(KEPT - 2, KEPT + 2)[:, 0].tolist() == [
+        2.0 * seq for seq in range(KEPT - 2, KEPT + 2)
+    ]
+
+
+def test_a_plant_that_begins_anew_is_not_mixed_with_the_one_before() -> None:
+    monitor = fed(300, off=9.0)
+    for seq in range(50):
+        monitor.observe(sample(seq, *wave(seq), epoch=5))
+        monitor.observe(prediction(seq, *wave(seq + 1)))
+    assert monitor.samples == 350 and monitor.last_seq == 49
+    assert monitor.one_step(1_000)["speed"]["rmse"] == pytest.approx(0.0)
+
+
+def test_counters_are_summed_over_the_starts_of_the_twin() -> None:
+    monitor = Monitor(SPEC)
+    for epoch, answered, swaps in ((1, 10, 0), (1, 100, 1), (2, 5, 0), (2, 50, 2)):
+        monitor.observe(
+            Event(epoch=epoch, name="counters", text="", figures={"answered": answered, "swaps": swaps})
+        )
+    assert monitor.counters == {"answered": 150.0, "swaps": 3.0}
+    assert monitor.report()["swaps"] == 3
+
+
+def test_it_is_complete_when_the_plant_has_ended_and_all_is_answered_and_counted() -> None:
+    monitor = fed(20)
+    assert not monitor.complete
+    monitor.observe(Event(name="end", text="", figures={"samples": 20.0, "overruns": 3.0}))
+    assert not monitor.complete, "the twin's last counters are still to come"
+    monitor.observe(Event(epoch=1, name="counters", text="", figures={"answered": 20.0}))
+    assert monitor.complete
+    monitor.observe(sample(20))
+    assert not monitor.complete
+    assert monitor.report()["overruns"] == 3 and monitor.report()["published"] == 20
+
+
+def test_latency_is_from_sample_sent_to_prediction_received() -> None:
+    monitor = fed(10)
+    assert monitor.report()["latency_us"]["p50"] == 250.0
+    assert monitor.figures()["p99_us"] == 250.0
+
+
+def test_free_runs_begin_warm_in_the_last_quarter_and_do_not_overlap() -> None:
+    monitor = fed(1_000)
+    assert monitor.segments(horizon=50, window=20) == [(1, first) for first in range(750, 951, 50)]
+
+
+def test_free_runs_keep_clear_of_gaps_and_fit_into_a_short_run() -> None:
+    monitor = Monitor(SPEC)
+    for seq in range(200):
+        if seq != 165:
+            monitor.observe(sample(seq, *wave(seq)))
+        monitor.observe(prediction(seq, *wave(seq + 1), model=seq // 100))
+    assert monitor.segments(horizon=10, window=10) == [(1, 150), (1, 180), (1, 190)]
+    assert fed(30).segments(horizon=50, window=20) == []
+    assert fed(100).segments(horizon=50, window=20) == [(1, 50)]
+
+
+def test_free_run_fit_joins_the_runs() -> None:
+    def column(*values: float) -> NDArray[np.float64]:
+        return np.repeat(np.array(values)[:, None], 2, axis=1)
+
+    runs = [(column(0, 1), column(0, 1)), (column(2, 3), column(2, 2))]
+    assert Monitor(SPEC).free_run_fit([]) == {}
+    fit = Monitor(SPEC).free_run_fit(runs)
+    assert fit == pytest.approx(dict.fromkeys(SPEC.outputs, 100 * (1 - 1 / math.sqrt(5))))
+
+
+def test_figures_can_travel_and_the_report_can_be_written_before_and_after_the_first_sample() -> None:
+    for monitor in (Monitor(SPEC), fed(1), fed(2 * RECENT)):
+        pack(Event(name="figures", text="", figures=monitor.figures()))
+        json.dumps(monitor.report(), allow_nan=False)
+    figures = fed(2 * RECENT).figures()
+    assert figures["samples"] == figures["predictions"] == 2 * RECENT
+    assert figures["z.voltage"] == 2.0 * (2 * RECENT - 1) and figures["model"] == 1.0
+    assert figures["rmse.speed"] == pytest.approx(0.5)
+
+
+def test_a_plant_that_stands_still_has_finite_figures_too() -> None:
+    """The error of persistence is zero there, and what is divided by it would not pass the wire."""
+    monitor = Monitor(SPEC)
+    for seq in range(100):
+        monitor.observe(sample(seq))
+        monitor.observe(prediction(seq, current=100.0, speed=100.0))
+    assert all(math.isfinite(value) for value in monitor.figures().values())
+    json.dumps(monitor.report(), allow_nan=False)
+
+
+def test_messages_of_other_signals_are_left_out() -> None:
+    """The plant was exchanged for another: that must not end the monitor."""
+    monitor = fed(10)
+    monitor.observe(Sample(epoch=9, seq=0, u={"u": 1.0}, y={"y": 1.0}))
+    monitor.observe(Prediction(seq=0, y={"y": 1.0}, residual={}, model=0, status="unestimated"))
+    assert (monitor.samples, monitor.predictions, monitor.last_seq) == (10, 10, 9)
+
+
+def test_memory_is_bounded() -> None:
+    monitor = fed(10)
+    sizes = {name: value.nbytes for name, value in vars(monitor).items() if isinstance(value, np.ndarray)}
+    assert sum(sizes.values()) < 40e6
+    for seq in range(10, 3_000):
+        monitor.observe(sample(seq))
+        monitor.observe(prediction(seq))
+    assert sizes == {
+        name: value.nbytes for name, value in vars(monitor).items() if isinstance(value, np.ndarray)
+    }
