@@ -121,7 +121,8 @@ def _places(path: Path, known: Sequence[str], names: Sequence[str], wants_time: 
     """Where the columns stand, the times first where wanted and there."""
     for name in names:
         if name not in known:
-            raise RecordingError(f"{path}: there is no column {name!r}; there are {', '.join(known)}")
+            advice = " (columns are separated by commas)" if len(known) == 1 else ""
+            raise RecordingError(f"{path}: no column {name!r}; there are {', '.join(known)}{advice}")
     wanted = [TIME, *names] if wants_time and TIME in known else list(names)
     return [known.index(name) for name in wanted]
 
@@ -155,7 +156,7 @@ def _header(path: Path, lines: Iterable[str]) -> list[str]:
     """The names in the first line that is no comment."""
     for number, line in enumerate(lines, 1):
         if line.strip() and not line.startswith("#"):
-            names = [name.strip() for name in next(csv.reader([line]))]
+            names = [name.strip() for name in next(csv.reader([line], skipinitialspace=True))]
             if "\0" in line:
                 raise RecordingError(f"{path}: not a text file; give a CSV or .parquet file")
             if _number(names[0]) is not None:
@@ -173,7 +174,7 @@ def _bad_cell(path: Path, known: list[str], places: list[int]) -> str:
         full = (row for row in rows if row[1])
         next(full)  # the header
         for number, line in full:
-            cells = next(csv.reader([line]))
+            cells = next(csv.reader([line], skipinitialspace=True))
             for place in places:
                 cell = cells[place].strip() if place < len(cells) else ""
                 value = _number(cell)

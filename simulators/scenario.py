@@ -77,8 +77,9 @@ class Drift:
         _either("drift", factor=self.factor, to=self.to)
         _times("drift", self.at, math.inf, self.duration)
         target = self.factor if self.to is None else self.to
-        if target is None or target < 0 or (target == 0 and not self.parameter.endswith("friction")):
-            raise ConfigError(f"drift: {self.parameter} to {target}: give a positive factor or value")
+        least = 0.0 if self.parameter.endswith("friction") else 5e-324
+        if target is None or not least <= target < math.inf:
+            raise ConfigError(f"drift: {self.parameter} to {target}: give a positive, finite factor or value")
 
     def changes(self) -> list[Change]:
         """It begins."""

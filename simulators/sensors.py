@@ -81,7 +81,7 @@ class SensorNoise:
 
         def read(y: dict[str, float]) -> dict[str, float]:
             if not drawn:  # in blocks: a draw for each sample would cost as much as the rest
-                drawn.extend(rng.standard_normal((4096, 2)).tolist())
+                drawn.extend(rng.standard_normal((512, 2)).tolist())
             current_error, speed_error = drawn.pop()
             current = y["current"] + self.current_rms * current_error
             current = min(max(current, -limit), limit)

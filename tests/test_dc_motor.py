@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulators.dc_motor import MOTORS, UNITS, DCMotor, motor
-from simulators.plant import Plant
+from simulators.plant import Plant, Vector
 from simulators.simulate import Solver
 from twin.errors import ConfigError
 
@@ -42,7 +42,7 @@ def test_qube_no_load_speed_follows_from_its_torque_balance() -> None:
 
 
 def test_unknown_motor_names_the_known() -> None:
-    with pytest.raises(ConfigError, match="'qube'.*qube-servo-3, maxon-re25, heinzmann-pmg132"):
+    with pytest.raises(ConfigError, match=r"'qube'.*qube-servo-3, maxon-re25, heinzmann-pmg132"):
         motor("qube")
 
 
@@ -77,11 +77,11 @@ def test_standing_motor_stays_below_breakaway(volts: float, load: float, start: 
     """Whatever the torques: as long as K_t i - τ_L stays within ±τ_c, the speed is 0 exactly."""
     slack = 1 - abs(load)  # what the load leaves of the friction, for the current
     breakaway = QUBE.coulomb_friction / QUBE.torque_constant  # A
-    x = (breakaway * slack * start, 0.0)
+    x: Vector = (breakaway * slack * start, 0.0)
     u = (volts * slack * breakaway * QUBE.resistance, load * QUBE.coulomb_friction)
     solver = Solver()
     for _ in range(30):
-        x = solver.advance(QUBE, x, u, 1e-3)  # type: ignore[assignment]
+        x = solver.advance(QUBE, x, u, 1e-3)
         assert x[1] == 0.0
 
 
@@ -91,9 +91,10 @@ def test_standing_motor_breaks_away_above(excess: float, side: int, by_load: boo
     torque = side * QUBE.coulomb_friction * (1 + excess)
     volts = torque / QUBE.torque_constant * QUBE.resistance
     u = (0.0, -torque) if by_load else (volts, 0.0)
-    x, solver = (0.0, 0.0), Solver()
+    x: Vector = (0.0, 0.0)
+    solver = Solver()
     for _ in range(30):
-        x = solver.advance(QUBE, x, u, 1e-3)  # type: ignore[assignment]
+        x = solver.advance(QUBE, x, u, 1e-3)
     assert x[1] * side > 0
 
 
@@ -104,27 +105,29 @@ def test_standing_motor_breaks_away_above(excess: float, side: int, by_load: boo
 def test_friction_never_creates_energy(speed: float, dry: float, viscous: float, current: float) -> None:
     """A shorted motor without load: its energy only falls, and dry friction brings it to a stand for good."""
     m = replace(QUBE, coulomb_friction=dry, viscous_friction=viscous)
-    x, solver = (current, speed), Solver()
+    x: Vector = (current, speed)
+    solver = Solver()
 
-    def energy(m: DCMotor, x: tuple[float, ...]) -> float:
+    def energy(m: DCMotor, x: Vector) -> float:
         return (m.inductance * x[0] ** 2 + m.inertia * x[1] ** 2) / 2
 
     before = first = energy(m, x)
     for _ in range(100):
-        x = solver.advance(m, x, (0.0, 0.0), 1e-3)  # type: ignore[assignment]
+        x = solver.advance(m, x, (0.0, 0.0), 1e-3)
         after = energy(m, x)
         assert after <= before + 1e-8 * first
         before = after
-    if dry > 0.005:
+    if dry > 0.005 and abs(speed) < 50:
         assert x[1] == 0.0
 
 
 def test_mirrored_inputs_give_mirrored_motion() -> None:
-    solver, x, mirrored = Solver(), (0.0, 0.0), (0.0, 0.0)
+    x: Vector = (0.0, 0.0)
+    mirrored, solver = x, Solver()
     rng = np.random.default_rng(1)
     for _ in range(40):
         v, load = float(rng.uniform(-3, 3)), float(rng.uniform(-0.004, 0.004))
         for _ in range(5):
-            x = solver.advance(QUBE, x, (v, load), 1e-3)  # type: ignore[assignment]
-            mirrored = solver.advance(QUBE, mirrored, (-v, -load), 1e-3)  # type: ignore[assignment]
+            x = solver.advance(QUBE, x, (v, load), 1e-3)
+            mirrored = solver.advance(QUBE, mirrored, (-v, -load), 1e-3)
         assert mirrored == pytest.approx((-x[0], -x[1]), rel=1e-9, abs=1e-9)

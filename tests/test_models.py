@@ -23,6 +23,7 @@ torch.set_num_threads(1)
 Array = npt.NDArray[Any]
 SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
 WINDOW = 5
+TAPS = 3
 
 
 def motor(steps: int, seed: int = 0) -> Array:
@@ -40,7 +41,7 @@ def motor(steps: int, seed: int = 0) -> Array:
 
 def model_of(family: str, layers: int = 1, randomised: bool = True) -> Model:
     scaling = Scaling.of(motor(300), n_outputs=2)
-    model = new_model(family, SPEC, scaling, hidden_size=4, layers=layers, window=WINDOW, seed=1)
+    model = new_model(family, SPEC, scaling, hidden_size=4, layers=layers, taps=TAPS, window=WINDOW, seed=1)
     if randomised:
         noise = torch.Generator().manual_seed(2)
         with torch.no_grad():
@@ -101,7 +102,9 @@ def plainly(model: Model, z: Array) -> Array:
         padded = np.concatenate([np.repeat(x[:1], WINDOW - 1, axis=0), x])
         read = np.stack([run(padded[k : k + WINDOW], zeros + 1, zeros.copy()).ravel() for k in range(len(x))])
     else:
-        read = np.hstack([run(x, zeros.copy(), zeros.copy()), x])
+        padded = np.concatenate([np.zeros((TAPS - 1, x.shape[1])), x])
+        direct = np.stack([padded[k : k + TAPS].ravel() for k in range(len(x))])
+        read = np.hstack([run(x, zeros.copy(), zeros.copy()), direct])
     dy = read @ tensors["core.readout.weight"].T + tensors["core.readout.bias"]
     return np.asarray(z[:, 1:] + dy * tensors["increment_scale"])
 
@@ -142,7 +145,10 @@ def test_the_seed_decides_and_leaves_torch_s_own_random_numbers_alone(family: st
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    one, same, other = (new_model(family, SPEC, scaling, 4, 1, WINDOW, seed).tensors() for seed in (1, 1, 2))
+    one, same, other = (
+        new_model(family, SPEC, scaling, hidden_size=4, window=WINDOW, seed=seed).tensors()
+        for seed in (1, 1, 2)
+    )
     assert torch.equal(torch.rand(3), expected)
     name = "core.net.weight_ih_l0"
     assert np.array_equal(one[name], same[name])
@@ -201,8 +207,10 @@ def test_the_readout_s_start_finds_a_linear_plant(family: str) -> None:
     model.fit_readout(motor(300))
     z = torch.from_numpy(motor(200, seed=5)[None]).float()
     with torch.no_grad():
-        y, state = model(z[:, :-1], model.initial_state(1))
-        run = model.free_run(z[:, 0], z[:, 1:, :1], model.initial_state(1))
+        _, state = model(z[:, : TAPS - 1], model.initial_state(1))  # fills the taps
+        z = z[:, TAPS - 1 :]
+        run = model.free_run(z[:, 0], z[:, 1:, :1], state)
+        y, state = model(z[:, :-1], state)
     assert (((y - z[:, 1:, 1:]) / model.increment_scale).abs().max() < 1e-3).all()
     assert (((run - z[:, 1:, 1:]) / model.scale[1:]).abs().max() < 1e-2).all()
     assert not model.tensors()["core.readout.weight"][:, :4].any()  # C: the hidden state is not read yet
@@ -281,7 +289,7 @@ def test_sizes_that_cannot_be_are_refused_with_the_remedy() -> None:
     with pytest.raises(SpecError, match="has the sizes"):
         check_sizes("window-rnn", sizes_of("gru", 1, 2, 8))
     with pytest.raises(SpecError, match="2 values"):
-        new_model("gru", SPEC, Scaling.of(motor(9)[:, 1:], n_outputs=1), 4, 1, 1, 0)
+        new_model("gru", SPEC, Scaling.of(motor(9)[:, 1:], n_outputs=1))
 
 
 def test_checkpoints_and_predictors_are_named_without_loading_torch() -> None:

@@ -72,7 +72,8 @@ def test_what_was_not_seen_has_no_error() -> None:
     for seq in (*range(50), *range(60, 100)):
         monitor.observe(sample(seq, *wave(seq)))
         if seq != 80:  # a prediction that never came
-            monitor.observe(prediction(seq, *(value + 0.5 for value in wave(seq + 1))))
+            current, speed = wave(seq + 1)
+            monitor.observe(prediction(seq, current + 0.5, speed + 0.5))
     seqs, whole = monitor._span(1_000)
     assert seqs[~whole].tolist() == [*range(50, 61), 81]
     assert monitor.one_step(1_000)["speed"]["rmse"] == pytest.approx(0.5)
@@ -189,3 +190,9 @@ def test_memory_is_bounded() -> None:
     assert sizes == {
         name: value.nbytes for name, value in vars(monitor).items() if isinstance(value, np.ndarray)
     }
+
+
+def test_an_output_that_does_not_vary_has_no_fit() -> None:
+    """Minus infinity is no JSON."""
+    still = np.zeros((5, 2))
+    assert Monitor(SPEC).free_run_fit([(still, still + 1.0)]) == {}

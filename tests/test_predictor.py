@@ -24,6 +24,7 @@ torch.set_num_threads(1)
 
 SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
 WINDOW = 7
+TAPS = 3
 STEPS = 40
 TOLERANCE = 1e-6
 """Of a signal's largest value: float32 itself rounds at a sixteenth of that."""
@@ -53,7 +54,7 @@ class Case:
 def case_of(family: str, layers: int, backend: str) -> Case:
     """A model whose every weight takes part: a new one has a readout of zeros, which would hide faults."""
     scaling = Scaling.of(samples(1)[0], n_outputs=2)
-    model = new_model(family, SPEC, scaling, hidden_size=6, layers=layers, window=WINDOW, seed=3)
+    model = new_model(family, SPEC, scaling, hidden_size=6, layers=layers, taps=TAPS, window=WINDOW, seed=3)
     noise = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for weight in model.parameters():

@@ -55,7 +55,7 @@ def test_ways_to_write_the_same(tmp_path: Path, text: str) -> None:
 def test_given_dt_stands_above_the_time_column(tmp_path: Path) -> None:
     uneven = write(tmp_path, GOOD.replace("0.02,", "0.035,"))
     assert [s.t for s in Recording(uneven, ["u_V"], ["y_deg_per_s"], dt=0.5)] == [0, 0.5, 1.0]
-    with pytest.raises(RecordingError, match="not equal.*--dt"):
+    with pytest.raises(RecordingError, match=r"not equal.*--dt"):
         Recording(uneven, ["u_V"], ["y_deg_per_s"])
 
 

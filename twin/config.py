@@ -114,6 +114,8 @@ class TrainerConfig(Section):
     """Hidden units of each layer."""
     layers: int = Field(1, ge=1, le=8)
     """Recurrent layers."""
+    taps: int = Field(8, ge=1, le=256)
+    """Newest samples that the linear part of gru, lstm and rnn sees, besides the hidden state."""
     sequence_length: int = Field(10, ge=1, le=1000)
     """Samples that one prediction of the window-rnn looks at; a step costs as much more."""
     period: float = Field(5.0, gt=0)

@@ -38,6 +38,7 @@ MAX_TEXT: Final = 1_024
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")
 _EXACT = 2**53  # beyond this, programs that keep numbers in doubles lose digits
+_FLOAT32 = 2.0**128 - 2.0**104  # the largest of its numbers
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -78,6 +79,15 @@ class Spec(Message, frozen=True, kw_only=True, gc=False):
     def unit(self, name: str) -> str:
         """The unit of a signal, "" where none is stated."""
         return self.units.get(name, "")
+
+    def row(self, sample: Sample) -> list[float] | None:
+        """The F values of a sample; None where one is missing or is no number in float32, models' own."""
+        try:
+            values = [sample.u[name] for name in self.inputs]
+            values += [sample.y[name] for name in self.outputs]
+        except KeyError:
+            return None
+        return values if all(-_FLOAT32 < value < _FLOAT32 for value in values) else None
 
     def same_signals(self, other: Spec) -> bool:
         """Whether a model made for one serves the other: same signals in the same order, same period."""

@@ -36,10 +36,13 @@ def fit_percent(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64
 def skill(error: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
     """1 - rmse(error) / rmse(reference): 1 is perfect, 0 no better than the reference.
 
+    Finite and 0 where neither errs: an rmse below float32's smallest number counts as that number.
+
     >>> skill([[1.0], [1.0]], [[2.0], [2.0]]).tolist()
     [0.5]
     """
-    return 1.0 - rmse(error) / np.maximum(rmse(reference), np.finfo(np.float64).tiny)
+    tiny = np.finfo(np.float32).tiny
+    return np.asarray(1.0 - np.maximum(rmse(error), tiny) / np.maximum(rmse(reference), tiny))
 
 
 class Latencies:

@@ -6,6 +6,7 @@ figures of the live view and the report at the end of a run. Like `Twin` it know
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ class Monitor:
         self.expected_seq = np.full(KEPT, -1, np.int64)
 
     def observe(self, message: Message, received_ns: int = 0) -> None:
-        """Take in any message of the source."""
+        """Take in any message of the source; one with other signals than the Spec's is left out."""
         match message:
             case Sample():
                 self._sample(message)
@@ -64,6 +65,11 @@ class Monitor:
                 self.end = self.plant = message.figures
 
     def _sample(self, sample: Sample) -> None:
+        try:
+            z = [sample.u[name] for name in self.spec.inputs]
+            z += [sample.y[name] for name in self.spec.outputs]
+        except KeyError:
+            return
         if sample.epoch != self._epoch:  # the plant began anew: what was kept belongs to another numbering
             self._epoch = sample.epoch
             self.first_seq = sample.seq
@@ -71,12 +77,14 @@ class Monitor:
         self.samples += 1
         self.last_seq = sample.seq
         row = sample.seq % KEPT
-        names = self.spec.inputs
-        self.z[row, : len(names)] = [sample.u[name] for name in names]
-        self.z[row, len(names) :] = [sample.y[name] for name in self.spec.outputs]
+        self.z[row] = z
         self.sample_seq[row] = sample.seq
 
     def _prediction(self, prediction: Prediction, received_ns: int) -> None:
+        try:
+            y_hat = [prediction.y[name] for name in self.spec.outputs]
+        except KeyError:
+            return
         us = (received_ns - prediction.sample_sent_ns) / 1e3
         self.latencies.add(us)
         self.recent_us[self.predictions % RECENT] = us
@@ -84,7 +92,7 @@ class Monitor:
         self.last_answered = prediction.seq
         self.status = prediction.status
         row = (prediction.seq + 1) % KEPT
-        self.y_hat[row] = [prediction.y[name] for name in self.spec.outputs]
+        self.y_hat[row] = y_hat
         self.model[row] = prediction.model
         self.expected_seq[row] = prediction.seq + 1
 
@@ -168,12 +176,13 @@ class Monitor:
         return self.z[np.arange(first, last) % KEPT]
 
     def free_run_fit(self, runs: list[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> dict[str, float]:
-        """Fit % of (measured, predicted) pairs of (T, P), joined, for each output."""
+        """Fit % of (measured, predicted) pairs of (T, P), joined, for each output that varied at all."""
         if not runs:
             return {}
         measured = np.concatenate([run[0] for run in runs])
         predicted = np.concatenate([run[1] for run in runs])
-        return dict(zip(self.spec.outputs, fit_percent(measured, predicted).tolist(), strict=True))
+        fit = zip(self.spec.outputs, fit_percent(measured, predicted).tolist(), strict=True)
+        return {name: percent for name, percent in fit if math.isfinite(percent)}
 
     def report(self) -> dict[str, Any]:
         """The run's figures, those of the free run excepted, as plain data."""

@@ -222,10 +222,11 @@ class Trainer:
             config.model,
             self.spec,
             Scaling.of(z, len(self.spec.outputs)),
-            config.hidden_size,
-            config.layers,
-            config.sequence_length,
-            config.model_seed,
+            hidden_size=config.hidden_size,
+            layers=config.layers,
+            taps=config.taps,
+            window=config.sequence_length,
+            seed=config.model_seed,
         )
         model.fit_readout(z)
         return model

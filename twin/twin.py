@@ -120,12 +120,8 @@ class Twin:
         last = self._last
         if last is not None and sample.epoch == last.epoch and sample.seq == last.seq:
             return False
-        try:
-            values = [sample.u[name] for name in self.spec.inputs]
-            values += [sample.y[name] for name in self.spec.outputs]
-        except KeyError:
-            return False
-        if not math.isfinite(math.fsum(values)):
+        values = self.spec.row(sample)
+        if values is None:
             return False
         self._features[0] = values
         return True
@@ -207,6 +203,8 @@ class Twin:
         """
         if self.spare is None:
             return False
+        if self.window.count - self._spare_seen > self.window.length:
+            self._start_catching_up(self.spare)  # what it has seen no longer continues in the window
         behind = self.window.count - self._spare_seen
         portion = self.window.tail(behind)[:, :PORTION]
         if portion.shape[1]:
@@ -238,9 +236,9 @@ class Twin:
             )
         if self._expected is None:
             raise SpecError("nothing to forecast from: no sample has been answered yet")
-        start = np.array(list(self._expected.values()), np.float32)
+        start = np.array(list(self._expected.values()))
         if self.active is None:
-            return np.repeat(start[None].astype(np.float64), len(u), axis=0)
+            return np.repeat(start[None], len(u), axis=0)
         first = np.concatenate([u[0], start])[None]
         # a free run answers at the instants of its inputs, and the last of them no longer matters to it
         following = np.concatenate([u[1:], u[-1:]])[None]

@@ -20,14 +20,29 @@ FAMILIES: Final = ("gru", "lstm", "rnn", "window-rnn")
 GATES: Final = {"gru": 3, "lstm": 4, "rnn": 1, "window-rnn": 1}
 """Blocks of H rows in a layer's weights: r z n for GRU, i f g o for LSTM."""
 
-_LIMITS: Final = {"inputs": 64, "outputs": 64, "hidden_size": 4_096, "layers": 16, "window": 65_536}
+_LIMITS: Final = {
+    "inputs": 64,
+    "outputs": 64,
+    "hidden_size": 4_096,
+    "layers": 16,
+    "taps": 256,
+    "window": 65_536,
+}
+_OWN: Final = {"window-rnn": "window"}  # the size that a family has for itself; the others have taps
 
 Sizes = dict[str, int]
-"""inputs U, outputs P, hidden_size H and layers; for window-rnn also window, the L samples it sees."""
+"""inputs U, outputs P, hidden_size H and layers; for window-rnn also window, the L samples it sees; for the
+others taps, the newest samples that their direct term sees."""
 
 
 def sizes_of(
-    family: str, inputs: int, outputs: int, hidden_size: int, layers: int = 1, window: int = 1
+    family: str,
+    inputs: int,
+    outputs: int,
+    hidden_size: int,
+    layers: int = 1,
+    taps: int = 1,
+    window: int = 1,
 ) -> Sizes:
     """The sizes from which a model of a family can be rebuilt.
 
@@ -35,8 +50,8 @@ def sizes_of(
         SpecError: an unknown family, or a size out of range.
     """
     sizes = {"inputs": inputs, "outputs": outputs, "hidden_size": hidden_size, "layers": layers}
-    if family == "window-rnn":
-        sizes["window"] = window
+    own = _OWN.get(family, "taps")
+    sizes[own] = window if own == "window" else taps
     return check_sizes(family, sizes)
 
 
@@ -48,7 +63,8 @@ def check_sizes(family: str, sizes: Mapping[str, int]) -> Sizes:
     """
     if family not in FAMILIES:
         raise SpecError(f"model {family!r} is not one of {', '.join(FAMILIES)}")
-    needed = [name for name in _LIMITS if name != "window" or family == "window-rnn"]
+    other = "taps" if family in _OWN else "window"
+    needed = [name for name in _LIMITS if name != other]
     if set(sizes) != set(needed):
         raise SpecError(f"a {family} model has the sizes {', '.join(needed)}, not {', '.join(sizes)}")
     for name in needed:
@@ -76,7 +92,7 @@ def tensor_shapes(family: str, sizes: Mapping[str, int]) -> dict[str, tuple[int,
         "increment_scale": (outputs,),
         "core.readout.weight": (
             outputs,
-            hidden * sizes["window"] if family == "window-rnn" else hidden + features,
+            hidden * sizes["window"] if family == "window-rnn" else hidden + sizes["taps"] * features,
         ),
         "core.readout.bias": (outputs,),
     }
@@ -122,4 +138,5 @@ def state_size(family: str, sizes: Mapping[str, int]) -> int:
     sizes = check_sizes(family, sizes)
     if family == "window-rnn":  # a mark, and the L - 1 samples that stand before the next one
         return 1 + (sizes["window"] - 1) * (sizes["inputs"] + sizes["outputs"])
-    return (2 if family == "lstm" else 1) * sizes["layers"] * sizes["hidden_size"]
+    hidden = (2 if family == "lstm" else 1) * sizes["layers"] * sizes["hidden_size"]
+    return hidden + (sizes["taps"] - 1) * (sizes["inputs"] + sizes["outputs"])

@@ -49,7 +49,7 @@ class Model(nn.Module):
             self.core = (
                 WindowRNN(features, outputs, hidden_size, layers, sizes["window"])
                 if family == "window-rnn"
-                else Recurrent(family, features, outputs, hidden_size, layers)
+                else Recurrent(family, features, outputs, hidden_size, layers, sizes["taps"])
             )
 
     @property
@@ -135,16 +135,25 @@ class Model(nn.Module):
 
 
 def new_model(
-    family: str, spec: Spec, scaling: Scaling, hidden_size: int, layers: int, window: int, seed: int
+    family: str,
+    spec: Spec,
+    scaling: Scaling,
+    *,
+    hidden_size: int = 32,
+    layers: int = 1,
+    taps: int = 1,
+    window: int = 1,
+    seed: int = 0,
 ) -> Model:
     """An untrained model for a plant: it predicts that y stays as it is.
 
-    `window` is the L of the window-rnn family; the others do not need it.
+    `window` is the L of the window-rnn family, `taps` the newest samples that the direct term of the others
+    sees.
 
     Raises:
         SpecError: an unknown family, a size out of range, or a scaling of other signals than the spec's.
     """
-    sizes = sizes_of(family, len(spec.inputs), len(spec.outputs), hidden_size, layers, window)
+    sizes = sizes_of(family, len(spec.inputs), len(spec.outputs), hidden_size, layers, taps, window)
     model = Model(family, sizes, seed)
     for buffer, values in (
         (model.mean, scaling.mean),

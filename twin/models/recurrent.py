@@ -17,38 +17,51 @@ Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Recurrent(nn.Module):
-    """Scaled samples in, scaled increments of y out: Δy = C h + D x + d.
+    """Scaled samples in, scaled increments of y out: Δy = C h + D [x(k-n+1) ... x(k)] + d.
 
-    The readout sees the hidden state h of the last layer and the sample x itself. The direct term D is the
-    feed-through of a state-space model (Ljung, System Identification, section 4.3): what follows linearly
-    from u(k) and y(k) need not pass through the network, which is left with the rest, and D has a closed
-    solution (`fit_readout`). C, D and d start at zero: a new model predicts that y stays as it is.
+    The readout sees the hidden state h of the last layer and the newest n samples themselves, its `taps`. The
+    direct term D is a linear ARX model of order n (Ljung, System Identification, section 4.2): what follows
+    linearly from the newest samples need not pass through the network, which is left with the rest, and D has
+    a closed solution (`fit_readout`). One tap sees a motor whose speed is measured; where only a position is,
+    or where the encoder is coarse, the speed must be made out from several.
 
-    The state (N, S) holds the h of all layers, one after the other, for LSTM then the c of all layers. It
-    starts at zero.
+    C, D and d start at zero: a new model predicts that y stays as it is.
+
+    The state (N, S) holds the h of all layers, one after the other, for LSTM then the c of all layers, then
+    the n - 1 samples before the next one, oldest first. It starts at zero.
     """
 
-    def __init__(self, family: str, features: int, outputs: int, hidden_size: int, layers: int) -> None:
+    def __init__(
+        self, family: str, features: int, outputs: int, hidden_size: int, layers: int, taps: int
+    ) -> None:
         super().__init__()
         self.family = family
+        self.taps = taps
         self.net = _NETS[family](features, hidden_size, layers, batch_first=True)
-        self.readout = nn.Linear(hidden_size + features, outputs)  # its weight is [C D], (P, H + F)
+        self.memory = (2 if family == "lstm" else 1) * layers * hidden_size  # numbers of h and c
+        self.readout = nn.Linear(hidden_size + taps * features, outputs)  # its weight is [C D]
         nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.readout.bias)
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Over a sequence x (N, T, F) from a state (N, S): increments (N, T, P) and the state after it."""
-        rows, layers, hidden_size = len(x), self.net.num_layers, self.net.hidden_size
+        rows, steps, features = x.shape
+        layers, hidden_size = self.net.num_layers, self.net.hidden_size
         # torch wants every part as (layers, N, H)
-        parts = state.reshape(rows, -1, layers, hidden_size).permute(1, 2, 0, 3).contiguous()
+        parts = (
+            state[:, : self.memory].reshape(rows, -1, layers, hidden_size).permute(1, 2, 0, 3).contiguous()
+        )
         if self.family == "lstm":
             hidden, (h, c) = self.net(x, (parts[0], parts[1]))
             parts = torch.stack((h, c))
         else:
             hidden, h = self.net(x, parts[0])
             parts = h[None]
-        state = parts.permute(2, 0, 1, 3).reshape(rows, -1)
-        return self.readout(torch.cat((hidden, x), dim=2)), state
+        before = state[:, self.memory :].view(rows, self.taps - 1, features)
+        samples = torch.cat((before, x), dim=1)  # (N, n - 1 + T, F)
+        direct = samples.unfold(1, self.taps, 1).transpose(2, 3).reshape(rows, steps, -1)  # (N, T, n F)
+        state = torch.cat((parts.permute(2, 0, 1, 3).reshape(rows, -1), samples[:, steps:].flatten(1)), dim=1)
+        return self.readout(torch.cat((hidden, direct), dim=2)), state
 
     def stepping(self) -> Step:
         """The step: one sample x (N, F) and a state (N, S) to increments (N, P) and the state after it.
@@ -58,36 +71,23 @@ class Recurrent(nn.Module):
         all steps, because a module's attributes cost microseconds each time.
         """
         cells: Sequence[Sequence[Tensor]] = self.net.all_weights
-        size, layers = self.net.hidden_size, self.net.num_layers
+        size, layers, memory, taps = self.net.hidden_size, self.net.num_layers, self.memory, self.taps
         weight, bias = self.readout.weight.t(), self.readout.bias
-
-        def read(h: Tensor, x: Tensor) -> Tensor:
-            return torch.addmm(bias, torch.cat((h, x), dim=1), weight)
-
-        if self.family == "lstm":
-
-            def lstm_step(x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-                parts = torch.split(state, size, dim=1)
-                h, hidden, carried = x, [], []
-                for layer, weights in enumerate(cells):
-                    h, c = torch.lstm_cell(h, (parts[layer], parts[layers + layer]), *weights)
-                    hidden.append(h)
-                    carried.append(c)
-                return read(h, x), torch.cat(hidden + carried, dim=1)
-
-            return lstm_step
-
-        cell = _CELLS[self.family]
+        cell = _CELLS.get(self.family)
 
         def step(x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-            if layers == 1:
-                state = cell(x, state, *cells[0])
-                return read(state, x), state
-            h, hidden = x, []
-            for part, weights in zip(torch.split(state, size, dim=1), cells, strict=True):
-                h = cell(h, part, *weights)
+            parts = torch.split(state[:, :memory], size, dim=1) if memory > size else (state[:, :memory],)
+            direct = torch.cat((state[:, memory:], x), dim=1) if taps > 1 else x  # (N, n F)
+            h, hidden, carried = x, [], []
+            for layer, weights in enumerate(cells):
+                if cell is None:
+                    h, c = torch.lstm_cell(h, (parts[layer], parts[layers + layer]), *weights)
+                    carried.append(c)
+                else:
+                    h = cell(h, parts[layer], *weights)
                 hidden.append(h)
-            return read(h, x), torch.cat(hidden, dim=1)
+            increments = torch.addmm(bias, torch.cat((h, direct), dim=1), weight)
+            return increments, torch.cat((*hidden, *carried, direct[:, x.shape[1] :]), dim=1)
 
         return step
 
@@ -95,14 +95,15 @@ class Recurrent(nn.Module):
     def fit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
         """Set D and d by ridge least squares from x (T, F) to dy (T, P), and C to zero.
 
-        The ridge is tiny (1e-6 of a unit variance): it only chooses among equals where a feature does not
+        The ridge is small (1e-6 of a unit variance): it only chooses among equals where a feature does not
         vary or two are the same.
         """
-        ones = np.ones((len(x), 1))
-        a = np.hstack((x, ones))
-        ridge = 1e-6 * len(x) * np.eye(a.shape[1])
+        direct = np.lib.stride_tricks.sliding_window_view(x, self.taps, axis=0)  # (T - n + 1, F, n)
+        a = np.hstack((direct.transpose(0, 2, 1).reshape(len(direct), -1), np.ones((len(direct), 1))))
+        ridge = 1e-6 * len(a) * np.eye(a.shape[1])
         ridge[-1, -1] = 0.0  # the offset d is not shrunk
-        solution: npt.NDArray[Any] = np.linalg.lstsq(a.T @ a + ridge, a.T @ dy, rcond=None)[0]  # (F + 1, P)
+        moment = a.T @ dy[self.taps - 1 :]
+        solution: npt.NDArray[Any] = np.linalg.lstsq(a.T @ a + ridge, moment, rcond=None)[0]  # (n F + 1, P)
         self.readout.weight.zero_()
         self.readout.weight[:, self.net.hidden_size :] = torch.from_numpy(solution[:-1].T)
         self.readout.bias.copy_(torch.from_numpy(solution[-1]))
