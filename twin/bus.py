@@ -205,15 +205,16 @@ class Publisher:
                     self._readers[who] = seq
         return topics
 
-    def wait_for(self, kind: type[Message], count: int, timeout: float) -> int:
-        """Wait until `count` programs listen to a kind, or `timeout` seconds; returns how many do."""
+    def wait_for(self, kind: type[Message], count: int, timeout: float, stop: object = False) -> int:
+        """Wait until `count` programs listen to a kind, `stop` is true, or `timeout` seconds; returns how
+        many listen."""
         name = topic(kind, self.source)
         deadline, before = time.monotonic() + timeout, -1
         while True:
             self.newcomers()
             found = sum(n for prefix, n in self._listeners.items() if name.startswith(prefix))
             # a subscriber that connects anew is for a moment there twice: ask again before believing it
-            if found == before and (found >= count or time.monotonic() > deadline):
+            if found == before and (found >= count or stop or time.monotonic() > deadline):
                 self._expected = found
                 return found
             before = found

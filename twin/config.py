@@ -33,7 +33,7 @@ from twin.messages import check_source
 class Section(BaseModel):
     """What the sections share: frozen, strict about keys, fields described by the text under them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class BusConfig(Section):
@@ -97,9 +97,9 @@ class PlantConfig(Section):
 class TwinConfig(Section):
     """How the stream is answered."""
 
-    window: int = Field(100, ge=1, le=100_000)
+    window: int = Field(100, ge=2, le=100_000)
     """Samples in the rolling window: what warms a new model's hidden state."""
-    backend: str = "eager"
+    backend: Literal["eager"] = "eager"
     """The way to run a step."""
     run_dir: str = ""
     """Directory of the checkpoints. Default: runs/SOURCE; for `twin run` a new one below it each time."""
@@ -108,7 +108,7 @@ class TwinConfig(Section):
 class TrainerConfig(Section):
     """How the model is refitted."""
 
-    model: str = "gru"
+    model: Literal["gru", "lstm", "rnn", "window-rnn"] = "gru"
     """Family of the model: gru, lstm, rnn (carried hidden state) or window-rnn (a fresh one per window)."""
     hidden_size: int = Field(32, ge=1, le=1024)
     """Hidden units of each layer."""
@@ -118,7 +118,7 @@ class TrainerConfig(Section):
     """Newest samples that the linear part of gru, lstm and rnn sees, besides the hidden state."""
     sequence_length: int = Field(10, ge=1, le=1000)
     """Samples that one prediction of the window-rnn looks at; a step costs as much more."""
-    period: float = Field(5.0, gt=0)
+    period: float = Field(2.0, gt=0)
     """Refit this often, s of the stream's time."""
     history: float = Field(60.0, gt=0)
     """Refit on this much of the recent stream, s."""

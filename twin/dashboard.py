@@ -6,6 +6,7 @@ from collections import deque
 from typing import Final
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -123,7 +124,7 @@ class Dashboard:
             values = [self.figures.get(f"{key}.{name}") for key in ("z", "rmse", "persistence_rmse")]
             skill = self.figures.get(f"skill.{name}")
             table.add_row(
-                f"{name} [{unit}]" if unit else name,
+                escape(f"{name} [{unit}]" if unit else name),
                 *("" if value is None else f"{value:.4g}" for value in values),
                 "" if skill is None else f"{100 * skill:.1f} %",
             )

@@ -113,7 +113,8 @@ class Supervisor:
             return
         if status == USER_ERROR:
             child.state = "failed"
-            raise TwinError(child.last_words() or f"the {child.name} could not start")
+            words = child.last_words().removeprefix("error: ")
+            raise TwinError(words or f"the {child.name} could not start")
         limit, span = GIVE_UP
         child.deaths = [*(death for death in child.deaths if now - death < span), now]
         if len(child.deaths) >= limit:

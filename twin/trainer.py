@@ -25,11 +25,14 @@ from twin.models.model import Model, new_model, open_model
 from twin.models.scaling import Scaling
 from twin.window import Window
 
-HELD_OUT = 0.2
+HELD_OUT = 0.1
 """Share of the history, its newest part, that a refit does not see: the gate judges on it."""
 EXCITATION_ORDER = 2
-"""Of the input's fluctuations; a step has order 1, and cannot tell gain from time constant in noise."""
+"""Of the input's fluctuations: 1 would let a constant offset pass for movement."""
 _FLAT = 1e-9  # smallest eigenvalue of a normalised covariance that still counts as fluctuation
+RECENT = 16
+"""Half of the segments come from the newest part of the history, this fraction of it: what changed is there,
+and the rest protects from forgetting."""
 FIRST = 4
 """The first refit takes this fraction of the steps of a later one."""
 MOST_CAUTIOUS = 1 / 16
@@ -97,12 +100,8 @@ class Trainer:
 
     def observe(self, sample: Sample) -> bool:
         """Keep a sample; False for one that is not of this Spec. A gap or restart breaks the history."""
-        try:
-            row = [sample.u[name] for name in self.spec.inputs]
-            row += [sample.y[name] for name in self.spec.outputs]
-        except KeyError:
-            return False
-        if not math.isfinite(sum(row)):
+        row = self.spec.row(sample)
+        if row is None:
             return False
         last = self._last
         if last is not None and (sample.epoch != last.epoch or sample.seq != last.seq + 1):
@@ -133,11 +132,10 @@ class Trainer:
         return np.concatenate(runs) if runs else np.empty(0, np.int64)
 
     def _segments(self, starts: NDArray[np.int64]) -> Tensor:
-        """The segments that begin at these counts: (B, segment, F) float32. A start that the history has
-        forgotten meanwhile is moved to its oldest sample."""
+        """The segments that begin at these counts, which the history holds: (B, segment, F) float32."""
         held = self.history.view()[0]
         oldest = self.history.count - len(held)
-        rows = np.maximum(starts - oldest, 0)[:, None] + np.arange(self.segment)
+        rows = (starts - oldest)[:, None] + np.arange(self.segment)
         return torch.from_numpy(held[rows].astype(np.float32))
 
     # -- the first gate ------------------------------------------------------------------------------
@@ -199,7 +197,13 @@ class Trainer:
         optimiser = torch.optim.Adam(model.parameters(), config.learning_rate * self.caution)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         for step in range(steps):
-            chosen = self._random.choice(starts, config.batch)
+            starts = starts[starts >= self.history.count - self.history.length]  # samples come meanwhile
+            if not len(starts):  # all that was to be learned from has left the history
+                break
+            recent = starts[-max(len(starts) // RECENT, 1) :]
+            chosen = np.concatenate(
+                [self._random.choice(pool, config.batch // 2 + 1) for pool in (starts, recent)]
+            )
             one_step, free_run = self._squared_errors(model, self._segments(chosen))
             loss = 0.5 * (torch.log(one_step + 1e-10).sum() + torch.log(free_run + 1e-10).sum())
             optimiser.zero_grad(set_to_none=True)

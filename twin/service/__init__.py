@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from twin.bus import Publisher, Subscriber, is_loopback
+from twin.bus import Publisher, Subscriber, is_loopback, runtime_dir
 from twin.config import Config
 from twin.messages import Message, Spec, topic
 
@@ -48,6 +48,12 @@ def say(text: str) -> None:
 def run_dir(config: Config) -> Path:
     """The directory of the checkpoints."""
     return Path(config.twin.run_dir or f"runs/{config.bus.source}")
+
+
+def running_dir(config: Config) -> Path:
+    """As `run_dir`, but where none is named that of a `twin run` of this source."""
+    link = runtime_dir(config.bus.source) / "run"
+    return link.resolve() if link.exists() and not config.twin.run_dir else run_dir(config)
 
 
 def publisher(config: Config, who: str) -> Publisher:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from twin import service
-from twin.bus import runtime_dir
 from twin.checkpoint import newest
 from twin.config import Config
 from twin.dashboard import sparkline
@@ -32,8 +32,7 @@ def ahead(config: Config, signals: Mapping[str, Callable[[float], float]], horiz
         CheckpointError: there is no model yet.
         SpecError: an input that the plant does not have.
     """
-    link = runtime_dir(config.bus.source) / "run"
-    directory = service.run_dir(config) if config.twin.run_dir or not link.exists() else link.resolve()
+    directory = service.running_dir(config)
     twin, last, model = None, None, 0
     silence = SILENCE
     with service.subscriber(config, ["plant"], Spec, Sample) as stream:
@@ -62,7 +61,9 @@ def ahead(config: Config, signals: Mapping[str, Callable[[float], float]], horiz
 
 def follower(config: Config, spec: Spec, directory: Path) -> tuple[Twin, int]:
     """A twin that follows from its first sample on with the newest model, and that model's number."""
-    checkpoint, _ = newest(directory, spec)
+    checkpoint, refused = newest(directory, spec)
+    if checkpoint is None and refused:
+        raise refused[0]
     if checkpoint is None:
         raise CheckpointError(
             f"{directory} holds no model yet; wait for the trainer or name another --run-dir"
@@ -107,10 +108,10 @@ def table(result: dict[str, Any]) -> Table:
         title=f"forecast by model {result['model']}",
         caption="  ".join(map(" ".join, zip(result["y"], curves, strict=True))),
     )
-    view.add_column("in [s]", justify="right")
+    view.add_column(escape("in [s]"), justify="right")
     for name in [*result["u"], *result["y"]]:
         unit = result["units"].get(name, "")
-        view.add_column(f"{name} [{unit}]" if unit else name, justify="right")
+        view.add_column(escape(f"{name} [{unit}]" if unit else name), justify="right")
     for row in rows:
         cells = [f"{values[row]:.4g}" for values in [*result["u"].values(), *result["y"].values()]]
         view.add_row(f"{t[row] - t[0] + (t[1] - t[0] if len(t) > 1 else 0):.3f}", *cells)

@@ -16,6 +16,7 @@ from twin import service
 from twin.bus import Publisher, Subscriber
 from twin.checkpoint import load, path_of
 from twin.config import Config
+from twin.errors import CheckpointError
 from twin.messages import Event, Message, Prediction, Sample, Spec
 from twin.monitor import Monitor
 from twin.predictor import open_predictor
@@ -62,7 +63,11 @@ def observe(monitor: Monitor, stream: Subscriber[Message], publisher: Publisher,
 def finish(config: Config, monitor: Monitor) -> dict[str, Any]:
     """The report, with the free run and what is needed to read it later."""
     horizon = max(round(config.report.free_run / monitor.spec.dt), 1)
-    fit = free_run_fit(monitor, service.run_dir(config), horizon, config.twin.window)
+    try:
+        fit = free_run_fit(monitor, service.run_dir(config), horizon, config.twin.window)
+    except CheckpointError as error:  # what was measured is worth writing all the same
+        service.say(f"no free run in the report: {error}")
+        fit = {}
     return monitor.report() | {
         "free_run": {"horizon_s": horizon * monitor.spec.dt, "fit_percent": fit},
         "spec": {

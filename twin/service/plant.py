@@ -30,7 +30,7 @@ def publish(
     stop = service.Stop()
     pacer = Pacer(None if config.bus.unpaced else spec.dt, stop)
     with service.publisher(config, "plant") as publisher:
-        publisher.wait_for(Sample, config.bus.await_subscribers, service.PATIENCE)
+        publisher.wait_for(Sample, config.bus.await_subscribers, service.PATIENCE, stop)
         publisher.send(spec)
         count, t, reported = 0, -math.inf, time.monotonic()
         for sample in samples:

@@ -14,29 +14,41 @@ from rich.console import Console
 from rich.live import Live
 
 from twin import service
-from twin.bus import Subscriber, runtime_dir
+from twin.bus import PUBLISHERS, Publisher, Subscriber, runtime_dir
 from twin.config import Config
 from twin.dashboard import Dashboard
-from twin.errors import TwinError
+from twin.errors import BusError, ConfigError, TwinError
 from twin.messages import Event, Message, Spec
 from twin.supervisor import Child, Supervisor
 
 FRAMES: Final = 5  # drawn per second
 REPORT_PATIENCE: Final = 60.0  # s for the monitor to write the report
+LAST_ANSWERS: Final = 3.0  # s for it to see all answers after the plant's end, before it is told to write
 PLAIN_PERIOD: Final = 5.0  # s between two lines where the output is no terminal
 
 
 def new_run_dir(config: Config) -> Path:
     """The directory of this run: as asked for, or a new one, so that runs do not mix."""
     chosen = config.twin.run_dir
-    directory = Path(
-        chosen or Path("runs") / config.bus.source / f"{datetime.now():%Y%m%d-%H%M%S}"
-    ).absolute()
+    return _with_logs(Path(chosen or f"runs/{config.bus.source}/{datetime.now():%Y%m%d-%H%M%S}"))
+
+
+def _with_logs(directory: Path) -> Path:
+    directory = directory.absolute()
     try:
         (directory / "logs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TwinError(f"{directory}: {error.strerror}; choose another --run-dir") from None
     return directory
+
+
+def _clear_report(config: Config) -> None:
+    """Refuse a report that could not be written, now and not at the end, and remove one of an earlier run."""
+    report = Path(config.report.report).absolute()
+    if config.report.report and (report.is_dir() or not report.parent.is_dir()):
+        raise ConfigError(f"--report {report}: name a file in a directory that exists")
+    if config.report.report:
+        report.unlink(missing_ok=True)
 
 
 def children(config: Config, directory: Path, *, everything: bool) -> list[Child]:
@@ -63,10 +75,14 @@ def run(config: Config) -> None:
     Raises:
         TwinError: a process could not start, or died again and again.
     """
+    _clear_report(config)
+    for who in PUBLISHERS:  # what another run of this source holds shows before it is disturbed
+        _vacate(config, who)
     directory = new_run_dir(config)
     link = runtime_dir(config.bus.source) / "run"
     with ExitStack() as stack:
         supervisor = Supervisor(children(config, directory, everything=True))
+        stack.callback(_sweep, config, *PUBLISHERS)
         stack.callback(supervisor.stop)
         link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
@@ -75,9 +91,25 @@ def run(config: Config) -> None:
         stop = service.Stop()
         supervisor.start()
         console = Console()
-        console.print(f"checkpoints and logs in {os.path.relpath(directory)}")
+        console.print(f"checkpoints and logs in {os.path.relpath(directory)}", soft_wrap=True)
+        console.print(f"predictions at {config.bus.endpoint('twin')}", highlight=False, soft_wrap=True)
         _show(config, supervisor, stop, console, until="plant")
         _end(config, supervisor, stop, console)
+
+
+def _vacate(config: Config, who: str) -> None:
+    """Take an endpoint and release it, which removes the socket that a killed process left.
+
+    Raises:
+        BusError: a running process holds it.
+    """
+    Publisher(config.bus.endpoint(who), config.bus.source).close()
+
+
+def _sweep(config: Config, *whom: str) -> None:
+    for who in whom:
+        with suppress(BusError):  # someone else's
+            _vacate(config, who)
 
 
 def _remove_link(link: Path) -> None:
@@ -88,8 +120,8 @@ def _remove_link(link: Path) -> None:
 
 def watch(config: Config) -> None:
     """Show a source that runs elsewhere, until its plant ends, Ctrl-C or SIGTERM."""
-    directory = service.run_dir(config).absolute()
-    (directory / "logs").mkdir(parents=True, exist_ok=True)
+    _clear_report(config)
+    directory = _with_logs(service.running_dir(config))
     supervisor = Supervisor(children(config, directory, everything=False))
     file = Path(supervisor.children["monitor"].arguments[2])
     stop = service.Stop()
@@ -98,8 +130,10 @@ def watch(config: Config) -> None:
         _show(config, supervisor, stop, Console(), until="monitor")
         supervisor.terminate("monitor")
         supervisor.wait("monitor", timeout=REPORT_PATIENCE if config.report.report else 1.0)
+        _report(config, supervisor)
     finally:
         supervisor.stop()
+        _sweep(config, "monitor")
         file.unlink(missing_ok=True)
 
 
@@ -142,19 +176,35 @@ def _check(supervisor: Supervisor) -> None:
 
 def _end(config: Config, supervisor: Supervisor, stop: service.Stop, console: Console) -> None:
     """End the plant, then the trainer; give the monitor time for the last answers and the report."""
-    supervisor.terminate("plant", "trainer")
-    patience = 1.0
+    supervisor.terminate("plant")
+    supervisor.wait("plant", timeout=0.5)  # an unpaced plant still waits for the trainer to read
+    supervisor.terminate("trainer")
     if config.report.report:
         console.print("computing the report ...")
-        patience = REPORT_PATIENCE
-    written = supervisor.wait("monitor", timeout=patience)
+        if not supervisor.wait("monitor", timeout=1.0 if stop else LAST_ANSWERS):
+            supervisor.terminate("monitor")
+            supervisor.wait("monitor", timeout=REPORT_PATIENCE)
+    else:
+        supervisor.wait("monitor", timeout=0.5)
     supervisor.stop()
-    if config.report.report:
-        if not written:
-            raise TwinError(f"no report was written; {supervisor.children['monitor'].last_words()}")
-        console.print(
-            summary(json.loads(Path(config.report.report).read_text())), highlight=False, soft_wrap=True
-        )
+    if (report := _report(config, supervisor)) is not None:
+        console.print(summary(report), highlight=False, soft_wrap=True)
+
+
+def _report(config: Config, supervisor: Supervisor) -> dict[str, Any] | None:
+    """The report that the monitor has written, None where none was asked for.
+
+    Raises:
+        TwinError: it has written none.
+    """
+    if not config.report.report:
+        return None
+    try:
+        report: dict[str, Any] = json.loads(Path(config.report.report).read_text())
+    except (OSError, ValueError):
+        words = supervisor.children["monitor"].last_words() or "it ended before the first sample"
+        raise TwinError(f"no report was written; {words}") from None
+    return report
 
 
 def summary(report: dict[str, Any]) -> str:

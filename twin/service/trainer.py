@@ -24,11 +24,11 @@ def train(config: Config) -> None:
         CheckpointError: the run directory holds models of another plant.
         SpecError: the plant changes its signals.
     """
-    stop = service.Stop()
     os.nice(19)
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     torch.optim.Adam([torch.zeros(1)])  # the first one imports for seconds: now, and not in the first refit
+    stop = service.Stop()
     directory = service.run_dir(config)
     with (
         service.publisher(config, "trainer") as publisher,

@@ -20,7 +20,7 @@ from twin.predictor import Predictor, load_backend, open_predictor
 from twin.twin import Twin
 
 STALE_PERIODS: Final = 10
-STALE_FLOOR: Final = 0.1  # s; at 1 kHz ten periods are shorter than a busy machine's hiccups
+STALE_FLOOR: Final = 0.25  # s; at 1 kHz ten periods are shorter than a busy machine's hiccups
 LOOK: Final = 0.05  # s between two looks into the run directory
 
 
@@ -70,11 +70,11 @@ class Loader(threading.Thread):
 
 def predict(config: Config) -> None:
     """Answer the samples of a source until a signal comes."""
-    stop = service.Stop()
     sys.setswitchinterval(5e-4)  # s; the loader must not keep the loop waiting for the default 5 ms
     load_backend(config.twin.backend)  # now, and not when the first model comes
+    stop = service.Stop()  # a signal during the imports ends the process at once
     with service.publisher(config, "twin") as publisher:
-        publisher.wait_for(Prediction, config.bus.await_subscribers, service.PATIENCE)
+        publisher.wait_for(Prediction, config.bus.await_subscribers, service.PATIENCE, stop)
         with service.subscriber(config, ["plant"], Spec, Sample) as stream:
             spec = service.await_spec(config, stream, stop)
             while spec is not None:
@@ -89,6 +89,7 @@ def follow(
     loader = Loader(service.run_dir(config), spec, config.twin.backend)
     if (found := loader.first()) is not None:
         twin.refresh(*found)
+        twin.catch_up()  # there is nothing to catch up with: it answers from the first sample on
     loader.start()
     patience = max(STALE_PERIODS * spec.dt, STALE_FLOOR)
     now = heard = reported = time.monotonic()

@@ -1,0 +1,193 @@
+"""The command line, as a user meets it: real processes, their exit status and their words."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import typer
+
+from twin.checkpoint import Checkpoint, save
+from twin.cli import app
+from twin.messages import Spec
+from twin.models import sizes_of, tensor_shapes
+
+pytestmark = pytest.mark.timeout(300)  # thirty starts of Python, on a machine that may be busy
+
+COMMANDS = ("simulate", "predict", "train", "watch", "run", "forecast")
+SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.005)
+
+
+class Case(NamedTuple):
+    """A mistake, and what the answer must say (a regular expression)."""
+
+    arguments: str
+    words: str
+
+
+RECORDED = "simulate --plant recorded --inputs u --outputs y"
+CASES = [
+    Case("simulate --motor nope", "no motor is called 'nope'; known are qube-servo-3"),
+    Case("simulate --parameters resitance=3", "NAME one of resistance"),
+    Case("simulate --parameters resistance=-1", "give a positive number in ohm"),
+    Case("simulate --voltage stairs:3", "none of const, step"),
+    Case("simulate --rate 0", "--rate = 0.0: input should be greater than 0"),
+    Case("simulate --source a/b", "letters, digits"),
+    Case("simulate --plant-endpoint nonsense", "use tcp://127.0.0.1:PORT or ipc:///PATH"),
+    Case("simulate --plant-endpoint tcp://127.0.0.1:{port}", "{port} is in use by another program; stop"),
+    Case("train --config {here}/unknown.toml", "no 'hiden'; it knows .*hidden_size"),
+    Case("train --model transformer", "is not one of 'gru'"),
+    Case(f"{RECORDED} --file {{here}}/nowhere.csv", "nowhere.csv: no such file"),
+    Case(f"{RECORDED} --file {{here}}/binary.csv", "not a text file"),
+    Case(f"{RECORDED} --file {{here}}/short.csv --dt 0.1", "line 4, column 'y': the cell is missing"),
+    Case(f"{RECORDED} --file {{here}}/words.csv --dt 0.1", "line 3, column 'y': 'off' is no finite number"),
+    Case(f"{RECORDED} --file {{here}}/good.csv", "no column t_s; give the sample time, e.g. --dt"),
+    Case(f"{RECORDED},z --file {{here}}/good.csv --dt 0.1", "no column 'z'; there are u, y"),
+    Case("run --duration 1 --report /nowhere/r.json", "name a file in a directory that exists"),
+    Case("run --duration 1 --run-dir {here}/good.csv", "choose another --run-dir"),
+    Case("watch --run-dir {here}/good.csv", "choose another --run-dir"),
+    Case("forecast --input voltage", "NAME=SIGNAL is needed"),
+    Case("predict --source live --run-dir {here}/other", "is made for .* choose another --run-dir"),
+    Case("train --source live --run-dir {here}/other", "is made for .* choose another --run-dir"),
+    Case("forecast --source live --run-dir {here}/other", "is made for .* choose another --run-dir"),
+    Case("forecast --source live --run-dir {here}/damaged", "is damaged.* Delete that folder"),
+    Case("forecast --source live --run-dir {here}/own --input torque=const:1", "the plant has voltage"),
+    Case("simulate --source live", "in use by process \\d+; stop that one, or .* another --source"),
+    Case("run --source live --duration 1", "in use by process \\d+; stop that one, or .* another --source"),
+]
+
+
+def checkpoint(spec: Spec) -> Checkpoint:
+    sizes = sizes_of("gru", len(spec.inputs), len(spec.outputs), hidden_size=2)
+    tensors = {name: np.ones(shape, np.float32) for name, shape in tensor_shapes("gru", sizes).items()}
+    return Checkpoint(1, None, "gru", sizes, spec, tensors)
+
+
+def materials(here: Path) -> None:
+    (here / "unknown.toml").write_text("[trainer]\nhiden = 3\n")
+    (here / "binary.csv").write_bytes(b"u,y\n\xff\xfe\0\x80\n")
+    (here / "short.csv").write_text("u,y\n1,2\n3,4\n5\n")
+    (here / "words.csv").write_text("u,y\n1,2\n3,off\n5,6\n")
+    (here / "good.csv").write_text("u,y\n1,2\n3,4\n5,6\n")
+    save(here / "own", checkpoint(SPEC))
+    save(here / "other", checkpoint(Spec(inputs=("u",), outputs=("y",), dt=0.1)))
+    path = save(here / "damaged", checkpoint(SPEC)) / "weights.safetensors"
+    weights = bytearray(path.read_bytes())
+    weights[-1] ^= 1
+    path.write_bytes(weights)
+
+
+def twin(here: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "twin", *arguments]
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """A short directory: the path of a Unix socket has 107 bytes."""
+    found = Path(tempfile.mkdtemp(dir="/tmp"))
+    yield found
+    shutil.rmtree(found)
+
+
+@pytest.fixture(scope="module")
+def answers(place: Path) -> Iterator[dict[str, subprocess.CompletedProcess[str]]]:
+    """All mistakes, each made once, a few at a time, beside a plant that runs."""
+    materials(place)
+    environment = os.environ | {"XDG_RUNTIME_DIR": str(place), "COLUMNS": "200", "NO_COLOR": "1"}
+    settings: dict[str, Any] = {"env": environment, "cwd": place, "stderr": subprocess.PIPE, "text": True}
+    live = subprocess.Popen(twin(place, "simulate", "--source", "live", "--rate", "200"), **settings)
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        names = {"here": str(place), "port": held.getsockname()[1]}
+
+        def make(case: Case) -> subprocess.CompletedProcess[str]:
+            command = twin(place, *case.arguments.format(**names).split())
+            done = subprocess.run(command, stdout=subprocess.PIPE, timeout=120, check=False, **settings)
+            done.args = case.words.format(**names)
+            return done
+
+        while not (place / "livetwin" / "live" / "plant").exists():
+            assert live.poll() is None
+        with ThreadPoolExecutor(3) as pool:
+            done = list(pool.map(make, CASES))
+        yield {case.arguments: answer for case, answer in zip(CASES, done, strict=True)}
+    live.send_signal(signal.SIGTERM)
+    assert live.communicate(timeout=10)[1] == "" and live.returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [case.arguments for case in CASES])
+def test_a_mistake_is_answered_with_advice_and_status_2(
+    arguments: str, answers: dict[str, subprocess.CompletedProcess[str]]
+) -> None:
+    answer = answers[arguments]
+    assert "Traceback" not in answer.stderr + answer.stdout
+    assert answer.returncode == 2, answer.stderr
+    assert re.search(str(answer.args), " ".join(answer.stderr.split())), answer.stderr
+
+
+def test_a_mistake_leaves_nothing_behind(
+    place: Path, answers: dict[str, subprocess.CompletedProcess[str]]
+) -> None:
+    assert sorted(p.name for p in (place / "livetwin").iterdir()) == ["live"]
+    assert sorted(p.name for p in (place / "livetwin" / "live").iterdir()) == ["plant", "plant.lock"]
+    assert not (place / "runs").exists()
+
+
+# -- help --------------------------------------------------------------------------------------------
+
+UNITS = {
+    "voltage": r"\bV\b|unit",
+    "load": r"N·m",
+    "rate": r"\bHz\b",
+    "dt": r"\bs\b",
+    "duration": r"\bs\b",
+    "period": r"\bs\b",
+    "history": r"\bs\b",
+    "free_run": r"\bs\b",
+    "parameters": r"SI units",
+    "window": "Samples",
+    "sequence_length": "Samples",
+    "await_subscribers": r"\bs\b",
+}
+"""What the text of an option that stands for a quantity must name."""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_a_text_and_every_quantity_a_unit(name: str) -> None:
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    assert command.help
+    for option in command.params:
+        text = getattr(option, "help", None)
+        assert text, f"{name} {option.name}"
+        assert re.search(UNITS.get(option.name, ""), text), f"{name} --{option.name}: {text}"
+        if option.name == "horizon":
+            assert re.search(r"\bs\b|Samples", text)
+
+
+def test_help_is_printed(place: Path) -> None:
+    environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1"}
+    for arguments in (["--help"], ["run", "-h"]):
+        done = subprocess.run(
+            twin(place, *arguments), env=environment, capture_output=True, text=True, timeout=60, check=True
+        )
+        assert "Usage: twin" in done.stdout
+    assert all(name in done.stdout for name in ("--report", "--scenario", "--hidden-size", "Hz"))
+    assert (
+        "monitor"
+        not in subprocess.run(
+            twin(place), env=environment, capture_output=True, text=True, timeout=60, check=False
+        ).stdout
+    ), "what people do not start is not offered"

@@ -1,0 +1,124 @@
+"""Settings: defaults, then a file, then the command line; what is wrong is said with what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from twin.config import SECTIONS, Config, load
+from twin.errors import ConfigError, TwinError
+from twin.models import FAMILIES
+from twin.predictor import BACKENDS
+
+
+def written(folder: Path, text: str, name: str = "settings.toml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_the_command_line_comes_before_the_file_and_the_file_before_the_defaults(tmp_path: Path) -> None:
+    path = written(tmp_path, '[trainer]\nhidden_size = 8\nperiod = 2.5\n[bus]\nsource = "pump"\n')
+    config = load(path, trainer={"period": 9.0})
+    assert (config.trainer.hidden_size, config.trainer.period) == (8, 9.0)
+    assert config.bus.source == "pump"
+    assert config.trainer.horizon == Config().trainer.horizon
+
+
+def test_what_was_loaded_can_be_handed_to_another_process(tmp_path: Path) -> None:
+    """`twin run` gives its children the settings as JSON."""
+    config = load(None, plant={"parameters": ["resistance=8"], "duration": 3.0}, trainer={"model": "lstm"})
+    path = tmp_path / "config.json"
+    path.write_text(config.model_dump_json())
+    assert load(path).model_dump() == config.model_dump()
+
+
+def test_the_environment_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAINER", '{"hidden_size": 3}')
+    monkeypatch.setenv("TRAINER__HIDDEN_SIZE", "3")
+    assert load(None).trainer == Config().trainer
+
+
+def test_settings_are_frozen() -> None:
+    config = load(None)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.trainer.period = 1.0  # type: ignore[misc]
+
+
+def test_the_source_is_named_after_the_recording() -> None:
+    recorded = {"plant": "recorded", "file": "/data/pump_7.csv"}
+    assert load(None).bus.source == "motor-1"
+    assert load(None, plant=recorded).bus.source == "pump_7"
+    assert load(None, plant=recorded, bus={"source": "mine"}).bus.source == "mine"
+
+
+def test_an_endpoint_as_set_comes_before_the_default() -> None:
+    bus = load(None, bus={"twin_endpoint": "tcp://127.0.0.1:7001"}).bus
+    assert bus.endpoint("twin") == "tcp://127.0.0.1:7001"
+    assert bus.endpoint("plant").endswith("/motor-1/plant")
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("[trainer]\nhiden_size = 3\n", r"\[trainer\] has no 'hiden_size'; it knows .*hidden_size"),
+        ("[trainr]\n", "no 'trainr'; they know bus, plant, twin, trainer, report"),
+        ("[trainer]\nperiod = 0\n", "--period = 0: input should be greater than 0"),
+        ('[trainer]\nperiod = "soon"\n', "--period = 'soon': input should be a valid number"),
+        ("[trainer]\nhidden_size = 2.5\n", "--hidden-size = 2.5"),
+        ('[plant]\nplant = "pump"\n', "--plant = 'pump': input should be 'dc-motor' or 'recorded'"),
+        ("trainer = 3\n", r"\[trainer\] = 3"),
+        ("[trainer\n", "settings.toml: .*line 1"),
+        ("[bus]\nsource = 'a/b'\n", "source 'a/b': a name of"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_with_advice(tmp_path: Path, text: str, advice: str) -> None:
+    with pytest.raises(TwinError, match=advice):
+        load(written(tmp_path, text))
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(written(tmp_path, "[trainer]\nperiod = -1\nsteps = 0\n[plant]\nrate = 0\n"))
+    assert all(name in str(caught.value) for name in ("--period", "--steps", "--rate"))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: no such file; --config takes a TOML file"):
+        load(tmp_path / "nowhere.toml")
+
+
+NUMBERS = [
+    (section, name)
+    for section, model in SECTIONS.items()
+    for name, field in model.model_fields.items()
+    if field.annotation in (int, float, float | None)
+]
+
+
+@pytest.mark.parametrize(("section", "name"), NUMBERS)
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
+def test_no_number_may_be_negative_or_not_finite(section: str, name: str, value: float) -> None:
+    given: dict[str, Any] = {section: {name: value}}
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} = "):
+        load(None, **given)
+
+
+def test_the_choices_are_those_that_there_are() -> None:
+    for model in FAMILIES:
+        load(None, trainer={"model": model})
+    for backend in BACKENDS:
+        load(None, twin={"backend": backend})
+    with pytest.raises(ConfigError, match="--model = 'transformer': input should be 'gru'"):
+        load(None, trainer={"model": "transformer"})
+    with pytest.raises(ConfigError, match="--backend"):
+        load(None, twin={"backend": "abacus"})
+
+
+@pytest.mark.parametrize(("section", "model"), SECTIONS.items())
+def test_every_setting_is_described(section: str, model: Any) -> None:
+    for name, field in model.model_fields.items():
+        assert field.description and field.description[0].isupper(), f"{section}.{name}"
