@@ -299,3 +299,53 @@ def test_kinds_are_checked(publisher: Publisher) -> None:
         got: Message | None = specs.recv(2)
         assert isinstance(got, Spec)
         assert specs.rejected == 1
+
+
+def test_a_lossless_publisher_does_not_wait_for_who_has_left() -> None:
+    address = endpoint("motor-1", "plant")
+    with (
+        Publisher(address, "motor-1", lossless=True) as publisher,
+        Subscriber(address, "sample/motor-1", Sample, lossless=True) as stays,
+    ):
+        leaves = Subscriber(address, "sample/motor-1", Sample, lossless=True)
+        assert publisher.wait_for(Sample, 2, 5) == 2
+        got: list[int] = []
+
+        def read() -> None:
+            while len(got) < 1_000 and (message := stays.recv(5)) is not None:
+                got.append(message.seq)
+                if message.seq == 0:
+                    leaves.recv(1)
+                if message.seq == 10:
+                    leaves.close()
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        begun = time.monotonic()
+        for seq in range(1_000):
+            publisher.send(sample(seq))
+        thread.join()
+        assert got == list(range(1_000))
+        assert time.monotonic() - begun < 20, "the patience for a reader that hangs is 30 s"
+
+
+def test_a_lossless_publisher_that_is_told_to_stop_does_not_wait() -> None:
+    address = endpoint("motor-1", "plant")
+    stop: list[bool] = []
+    with (
+        Publisher(address, "motor-1", lossless=True, stop=stop) as publisher,
+        Subscriber(address, "sample/motor-1", Sample, lossless=True) as hangs,
+    ):
+        assert publisher.wait_for(Sample, 1, 5) == 1
+        threading.Timer(0.3, stop.append, [True]).start()
+        for seq in range(10 * AHEAD):
+            publisher.send(sample(seq))
+        assert stop
+        del hangs
+
+
+def test_newcomers_are_told_once_each(publisher: Publisher) -> None:
+    with Subscriber(publisher.endpoint, ["spec/motor-1", "sample/motor-1"]):
+        publisher.wait_for(Sample, 1, 5)
+        assert sorted(publisher.newcomers()) == ["sample/motor-1", "spec/motor-1"]
+        assert publisher.newcomers() == []

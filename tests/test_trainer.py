@@ -187,7 +187,7 @@ def test_no_segment_straddles_a_gap_that_leaves_the_history_during_a_refit() -> 
 
 def test_a_refit_that_the_stream_overtakes_trains_on_nothing_later() -> None:
     """Its samples may leave the history before it ends; newer ones are the judge's."""
-    found, end = trainer(counted(seq) for seq in range(1_200)), 960
+    found, end = trainer(counted(seq) for seq in range(1_200)), 1080
     segments, last = found._segments, 0.0
 
     def noted(starts: NDArray[np.int64]) -> torch.Tensor:
@@ -275,8 +275,8 @@ def test_a_refit_never_sees_the_held_out_part(incumbent: bool, accepted: tuple[T
         return replace(sample, u={"voltage": 99.0}, y={"current": -7.0, "speed": 1e4 * sample.t})
 
     stream = PRBS[:1200]
-    later = [*stream[:960], *map(another, stream[960:])]
-    earlier = [*stream[:959], another(stream[959]), *stream[960:]]
+    later = [*stream[:1080], *map(another, stream[1080:])]
+    earlier = [*stream[:1079], another(stream[1079]), *stream[1080:]]
     assert np.array_equal(candidate(stream), candidate(later))
     if not incumbent:  # the control: one sample earlier is seen, by the scaling at the latest
         assert not np.array_equal(candidate(stream), candidate(earlier))
@@ -285,7 +285,7 @@ def test_a_refit_never_sees_the_held_out_part(incumbent: bool, accepted: tuple[T
 def test_it_judges_on_samples_that_came_after_those_it_learned_from() -> None:
     found = refitted(PRBS[:1200])
     held_out = found._starts(found._trained_to, found.history.count)
-    assert held_out.min() == 960 and held_out.max() + SEGMENT == 1200
+    assert held_out.min() == 1080 and held_out.max() + SEGMENT == 1200
 
 
 # -- the second gate ---------------------------------------------------------------------------------
@@ -391,3 +391,21 @@ def test_a_checkpoint_comes_back_from_the_disk_and_is_served(
         own.append(answer.residual.get("speed", 0.0))
         held.append(sample.y["speed"] - PRBS[max(sample.seq - 1, 0)].y["speed"])
     assert np.std(own[WINDOW:]) < np.std(held[WINDOW:])
+
+
+def test_a_model_of_another_kind_is_not_gone_on_from(accepted: tuple[Trainer, Verdict]) -> None:
+    found, verdict = accepted
+    checkpoint = found.checkpoint(verdict)
+    Trainer(SPEC, SMALL, WINDOW, checkpoint)
+    for change in ({"model": "lstm"}, {"hidden_size": SMALL.hidden_size + 1}, {"taps": SMALL.taps + 1}):
+        with pytest.raises(CheckpointError, match=r"--model.*--run-dir"):
+            Trainer(SPEC, SMALL.model_copy(update=change), WINDOW, checkpoint)
+
+
+def test_a_number_that_is_taken_is_not_given_again(accepted: tuple[Trainer, Verdict]) -> None:
+    found = again(accepted)
+    found.taken = 7  # a damaged checkpoint lies there
+    for _ in found.refit():
+        pass
+    assert found.accept().passed
+    assert (found.number, found.parent) == (8, 1)

@@ -131,20 +131,23 @@ class Publisher:
     A slow subscriber costs nobody else anything: its queue holds `QUEUE` messages and then loses. With
     `lossless` the publisher instead waits for its slowest lossless subscriber, at most `AHEAD` messages
     ahead of it: for streams that no clock drives. Those subscribers tell how far they have read by frames
-    that travel upstream, beside the subscriptions.
+    that travel upstream, beside the subscriptions. Whatever is given as `stop` ends all waiting once it is
+    true.
 
     Raises:
         BusError: the endpoint is in use or cannot be bound.
     """
 
-    def __init__(self, endpoint: str, source: str, *, lossless: bool = False) -> None:
+    def __init__(self, endpoint: str, source: str, *, lossless: bool = False, stop: object = False) -> None:
         self.endpoint = endpoint
         self.source = check_source(source)
         self.epoch = time.time_ns() // 1_000_000
         self._events = 0
         self._topics: dict[type[Message], bytes] = {}
         self._listeners: Counter[str] = Counter()  # by topic
+        self._newcomers: list[str] = []  # topics
         self._lossless = lossless
+        self._stop = stop
         self._readers: dict[bytes, int] = {}  # lossless subscribers, and the seq each has read
         self._expected = 0  # how many of them
         self._address = _Address(endpoint)
@@ -177,11 +180,11 @@ class Publisher:
     def _hold(self, seq: int) -> None:
         """Wait until every lossless subscriber has read what was sent `AHEAD` messages ago."""
         deadline = time.monotonic() + _PATIENCE
-        while len(self._readers) < self._expected or any(
-            seq - read >= AHEAD for read in self._readers.values()
+        while not self._stop and (
+            len(self._readers) < self._expected or any(seq - read >= AHEAD for read in self._readers.values())
         ):
             self._socket.poll(100)
-            self.newcomers()
+            self._hear()
             if time.monotonic() > deadline:
                 self._readers = {who: read for who, read in self._readers.items() if seq - read < AHEAD}
                 self._expected = len(self._readers)
@@ -192,29 +195,38 @@ class Publisher:
 
     def newcomers(self) -> list[str]:
         """The topics subscribed to since this was last asked, one entry for each subscription."""
-        topics = []
+        self._hear()
+        topics, self._newcomers = self._newcomers, []
+        return topics
+
+    def _hear(self) -> None:
+        """Take in what subscribers send upstream: subscriptions, their end, and receipts."""
         while int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
             frame = self._socket.recv()
-            if frame[:1] in (b"\x00", b"\x01"):
-                name = frame[1:].decode("utf-8", "replace")
-                self._listeners[name] += 1 if frame[0] else -1
-                topics += [name] if frame[0] else []
+            name = frame[1:].decode("utf-8", "replace")
+            if frame[:1] == b"\x01":
+                self._listeners[name] += 1
+                self._newcomers.append(name)
+            elif frame[:1] == b"\x00":
+                self._listeners[name] -= 1
+                if name.startswith(("sample/", "prediction/")):
+                    # one reader less, and libzmq does not say which: those who stay will report again
+                    self._readers.clear()
+                    self._expected = max(0, self._expected - 1)
             elif frame[:1] == _READ and len(frame) == 1 + _RECEIPT.size:
                 who, epoch, seq = _RECEIPT.unpack_from(frame, 1)
                 if epoch == self.epoch:
                     self._readers[who] = seq
-        return topics
 
-    def wait_for(self, kind: type[Message], count: int, timeout: float, stop: object = False) -> int:
-        """Wait until `count` programs listen to a kind, `stop` is true, or `timeout` seconds; returns how
-        many listen."""
+    def wait_for(self, kind: type[Message], count: int, timeout: float) -> int:
+        """Wait until `count` programs listen to a kind, or `timeout` seconds; returns how many do."""
         name = topic(kind, self.source)
         deadline, before = time.monotonic() + timeout, -1
         while True:
-            self.newcomers()
+            self._hear()
             found = sum(n for prefix, n in self._listeners.items() if name.startswith(prefix))
             # a subscriber that connects anew is for a moment there twice: ask again before believing it
-            if found == before and (found >= count or stop or time.monotonic() > deadline):
+            if found == before and (found >= count or self._stop or time.monotonic() > deadline):
                 self._expected = found
                 return found
             before = found

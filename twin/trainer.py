@@ -21,6 +21,7 @@ from twin.checkpoint import Checkpoint, check_plant
 from twin.config import TrainerConfig
 from twin.errors import CheckpointError
 from twin.messages import Sample, Spec
+from twin.models import sizes_of
 from twin.models.model import Model, new_model, open_model
 from twin.models.scaling import Scaling
 from twin.window import Window
@@ -66,6 +67,28 @@ class Errors:
         return math.exp(one), math.exp(free)
 
 
+def _check_family(incumbent: Checkpoint, spec: Spec, config: TrainerConfig) -> None:
+    """Refuse to go on from a model of another kind than the settings ask for."""
+    asked = sizes_of(
+        config.model,
+        len(spec.inputs),
+        len(spec.outputs),
+        config.hidden_size,
+        config.layers,
+        config.taps,
+        config.sequence_length,
+    )
+    if (config.model, asked) != (incumbent.family, incumbent.sizes):
+        held, wanted = (
+            f"{family} ({', '.join(f'{name} {size}' for name, size in sizes.items())})"
+            for family, sizes in ((incumbent.family, incumbent.sizes), (config.model, asked))
+        )
+        raise CheckpointError(
+            f"checkpoint {incumbent.number} is a {held}, and asked for is a {wanted}; "
+            "set --model and its sizes as there, or choose another --run-dir"
+        )
+
+
 class Trainer:
     """Keeps the recent history and refits the incumbent model on it.
 
@@ -73,7 +96,8 @@ class Trainer:
     to go on from, if there is one.
 
     Raises:
-        CheckpointError: the incumbent was made for other signals.
+        CheckpointError: the incumbent was made for other signals, or is of another family or size than the
+            settings ask for.
     """
 
     def __init__(
@@ -81,8 +105,11 @@ class Trainer:
     ) -> None:
         if incumbent is not None:
             check_plant(incumbent, spec)
+            _check_family(incumbent, spec, config)
         self.spec, self.config, self.warm = spec, config, window
         self.number = incumbent.number if incumbent else 0
+        self.taken = self.number
+        """The highest number in use, be it by a checkpoint that is damaged."""
         self.parent: int | None = None
         self.incumbent = open_model(incumbent) if incumbent else None
         self.candidate: Model | None = None
@@ -284,7 +311,8 @@ class Trainer:
         self.caution = min(2 * self.caution, 1.0) if passed else max(self.caution / 2, MOST_CAUTIOUS)
         if passed:
             self.incumbent = candidate
-            self.parent, self.number = self.number or None, self.number + 1
+            self.parent, self.number = self.number or None, self.taken + 1
+            self.taken = self.number
             return Verdict(True, f"model {self.number} accepted: {text}", figures)
         return Verdict(False, f"refused: {text}", figures)
 

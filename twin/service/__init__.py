@@ -56,12 +56,12 @@ def running_dir(config: Config) -> Path:
     return link.resolve() if link.exists() and not config.twin.run_dir else run_dir(config)
 
 
-def publisher(config: Config, who: str) -> Publisher:
+def publisher(config: Config, who: str, stop: object = False) -> Publisher:
     """The publisher of one of `twin.bus.PUBLISHERS`."""
     endpoint = config.bus.endpoint(who)
     if not is_loopback(endpoint):
         say(f"warning: anyone who reaches {endpoint} can listen to it")
-    return Publisher(endpoint, config.bus.source, lossless=config.bus.unpaced)
+    return Publisher(endpoint, config.bus.source, lossless=config.bus.unpaced, stop=stop)
 
 
 def subscriber(config: Config, whom: list[str], *kinds: type[Message]) -> Subscriber[Message]:

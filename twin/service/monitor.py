@@ -30,7 +30,7 @@ def watch(config: Config) -> None:
     stop = service.Stop()
     kinds = (Spec, Sample, Prediction, Event)
     with (
-        service.publisher(config, "monitor") as publisher,
+        service.publisher(config, "monitor", stop) as publisher,
         service.subscriber(config, ["plant", "twin", "trainer"], *kinds) as stream,
     ):
         spec = service.await_spec(config, stream, stop)

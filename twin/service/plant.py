@@ -29,8 +29,8 @@ def publish(
     """
     stop = service.Stop()
     pacer = Pacer(None if config.bus.unpaced else spec.dt, stop)
-    with service.publisher(config, "plant") as publisher:
-        publisher.wait_for(Sample, config.bus.await_subscribers, service.PATIENCE, stop)
+    with service.publisher(config, "plant", stop) as publisher:
+        publisher.wait_for(Sample, config.bus.await_subscribers, service.PATIENCE)
         publisher.send(spec)
         count, t, reported = 0, -math.inf, time.monotonic()
         for sample in samples:

@@ -31,7 +31,7 @@ def train(config: Config) -> None:
     stop = service.Stop()
     directory = service.run_dir(config)
     with (
-        service.publisher(config, "trainer") as publisher,
+        service.publisher(config, "trainer", stop) as publisher,
         service.subscriber(config, ["plant"], Spec, Sample) as stream,
     ):
         spec = service.await_spec(config, stream, stop)
@@ -41,7 +41,7 @@ def train(config: Config) -> None:
         for error in refused:
             publisher.event("refused", str(error)[:1000])
         trainer = Trainer(spec, config.trainer, config.twin.window, incumbent)
-        trainer.number = max(numbers(directory), default=0)  # a damaged one keeps its number
+        trainer.taken = max(numbers(directory), default=0)  # a damaged one keeps its number
         heard = time.monotonic()
         while not stop:
             message = stream.recv(0.1)

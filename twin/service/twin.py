@@ -73,8 +73,8 @@ def predict(config: Config) -> None:
     sys.setswitchinterval(5e-4)  # s; the loader must not keep the loop waiting for the default 5 ms
     load_backend(config.twin.backend)  # now, and not when the first model comes
     stop = service.Stop()  # a signal during the imports ends the process at once
-    with service.publisher(config, "twin") as publisher:
-        publisher.wait_for(Prediction, config.bus.await_subscribers, service.PATIENCE, stop)
+    with service.publisher(config, "twin", stop) as publisher:
+        publisher.wait_for(Prediction, config.bus.await_subscribers, service.PATIENCE)
         with service.subscriber(config, ["plant"], Spec, Sample) as stream:
             spec = service.await_spec(config, stream, stop)
             while spec is not None:
