@@ -81,7 +81,7 @@ def one_round(kind: str, seconds: float, rate: float) -> dict[str, float]:
             start("-c", f"from benchmarks.chain import relay; relay(*{tuple(ends)!r})")
         else:
             _give_model(Path(place))
-            start("-m", "twin", "predict", *common)
+            start("-m", "twin", "predict", *common, "--await-subscribers", "1")
         listeners = 2
         if "refit" in kind:
             start("-m", "twin", "train", *common, "--period", "0.1")

@@ -104,7 +104,7 @@ def plainly(model: Model, z: Array) -> Array:
     else:
         padded = np.concatenate([np.zeros((TAPS - 1, x.shape[1])), x])
         direct = np.stack([padded[k : k + TAPS].ravel() for k in range(len(x))])
-        read = np.hstack([run(x, zeros.copy(), zeros.copy()), direct])
+        read = np.hstack([run(x, zeros.copy(), zeros.copy()), direct / TAPS])
     dy = read @ tensors["core.readout.weight"].T + tensors["core.readout.bias"]
     return np.asarray(z[:, 1:] + dy * tensors["increment_scale"])
 

@@ -17,13 +17,16 @@ Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Recurrent(nn.Module):
-    """Scaled samples in, scaled increments of y out: Δy = C h + D [x(k-n+1) ... x(k)] + d.
+    """Scaled samples in, scaled increments of y out: Δy = C h + D [x(k-n+1) ... x(k)] / n + d.
 
     The readout sees the hidden state h of the last layer and the newest n samples themselves, its `taps`. The
     direct term D is a linear ARX model of order n (Ljung, System Identification, section 4.2): what follows
     linearly from the newest samples need not pass through the network, which is left with the rest, and D has
     a closed solution (`fit_readout`). One tap sees a motor whose speed is measured; where only a position is,
     or where the encoder is coarse, the speed must be made out from several.
+
+    Neighbouring samples are almost the same, so an optimiser moves all n coefficients of a signal together:
+    the division by n makes their sum move no faster than the other weights.
 
     C, D and d start at zero: a new model predicts that y stays as it is.
 
@@ -61,7 +64,7 @@ class Recurrent(nn.Module):
         samples = torch.cat((before, x), dim=1)  # (N, n - 1 + T, F)
         direct = samples.unfold(1, self.taps, 1).transpose(2, 3).reshape(rows, steps, -1)  # (N, T, n F)
         state = torch.cat((parts.permute(2, 0, 1, 3).reshape(rows, -1), samples[:, steps:].flatten(1)), dim=1)
-        return self.readout(torch.cat((hidden, direct), dim=2)), state
+        return self.readout(torch.cat((hidden, direct / self.taps), dim=2)), state
 
     def stepping(self) -> Step:
         """The step: one sample x (N, F) and a state (N, S) to increments (N, P) and the state after it.
@@ -86,7 +89,7 @@ class Recurrent(nn.Module):
                 else:
                     h = cell(h, parts[layer], *weights)
                 hidden.append(h)
-            increments = torch.addmm(bias, torch.cat((h, direct), dim=1), weight)
+            increments = torch.addmm(bias, torch.cat((h, direct / taps), dim=1), weight)
             return increments, torch.cat((*hidden, *carried, direct[:, x.shape[1] :]), dim=1)
 
         return step
@@ -105,5 +108,5 @@ class Recurrent(nn.Module):
         moment = a.T @ dy[self.taps - 1 :]
         solution: npt.NDArray[Any] = np.linalg.lstsq(a.T @ a + ridge, moment, rcond=None)[0]  # (n F + 1, P)
         self.readout.weight.zero_()
-        self.readout.weight[:, self.net.hidden_size :] = torch.from_numpy(solution[:-1].T)
+        self.readout.weight[:, self.net.hidden_size :] = torch.from_numpy(self.taps * solution[:-1].T)
         self.readout.bias.copy_(torch.from_numpy(solution[-1]))
