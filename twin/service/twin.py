@@ -22,6 +22,7 @@ from twin.twin import Twin
 STALE_PERIODS: Final = 10
 STALE_FLOOR: Final = 0.25  # s; at 1 kHz ten periods are shorter than a busy machine's hiccups
 LOOK: Final = 0.05  # s between two looks into the run directory
+LOOK_EVERY: Final = 16  # samples between them in a stream that no clock drives
 
 
 class Loader(threading.Thread):
@@ -52,14 +53,18 @@ class Loader(threading.Thread):
     def run(self) -> None:
         """Look until told to stop."""
         while not self._over.wait(LOOK):
-            try:
-                latest = max(numbers(self.directory), default=0)
-                if latest > self.seen:
-                    self.seen = latest
-                    checkpoint = load(path_of(self.directory, latest))
-                    self.ready.put((checkpoint, open_predictor(checkpoint, self.backend, 1)))
-            except CheckpointError as error:
-                self.ready.put(error)
+            self.look()
+
+    def look(self) -> None:
+        """Open what is new, if anything is."""
+        try:
+            latest = max(numbers(self.directory), default=0)
+            if latest > self.seen:
+                self.seen = latest
+                checkpoint = load(path_of(self.directory, latest))
+                self.ready.put((checkpoint, open_predictor(checkpoint, self.backend, 1)))
+        except CheckpointError as error:
+            self.ready.put(error)
 
     def stop(self) -> None:
         """End the watch."""
@@ -90,7 +95,8 @@ def follow(
     if (found := loader.first()) is not None:
         twin.refresh(*found)
         twin.catch_up()  # there is nothing to catch up with: it answers from the first sample on
-    loader.start()
+    if not config.bus.unpaced:
+        loader.start()
     patience = max(STALE_PERIODS * spec.dt, STALE_FLOOR)
     now = heard = reported = time.monotonic()
     t, stale = 0.0, False
@@ -105,6 +111,8 @@ def follow(
                     if prediction is not None:
                         publisher.send(prediction)
                     t, heard, stale = message.t, now, False
+                    if config.bus.unpaced and message.seq % LOOK_EVERY == 0:
+                        loader.look()  # the stream waits: a model is taken up where it was made
                     look_after_models(twin, loader, publisher, t)
                 case Spec() if not message.same_signals(spec):
                     publisher.event("spec", "the plant now publishes other signals", t)
