@@ -349,3 +349,27 @@ def test_newcomers_are_told_once_each(publisher: Publisher) -> None:
         publisher.wait_for(Sample, 1, 5)
         assert sorted(publisher.newcomers()) == ["sample/motor-1", "spec/motor-1"]
         assert publisher.newcomers() == []
+
+
+def test_a_lossless_subscriber_does_not_reconnect() -> None:
+    """What is on its way would be lost, and the publisher would take it for one that has left."""
+    address = endpoint("motor-1", "plant")
+    with (
+        Publisher(address, "motor-1", lossless=True) as publisher,
+        Subscriber(address, "sample/motor-1", Sample, lossless=True) as samples,
+    ):
+        assert publisher.wait_for(Sample, 1, 5) == 1
+        got: list[int] = []
+
+        def read() -> None:
+            while len(got) < 1_000 and (message := samples.recv(5)) is not None:
+                got.append(message.seq)
+                if message.seq % 100 == 0:
+                    samples.reconnect()
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        for seq in range(1_000):
+            publisher.send(sample(seq))
+        thread.join()
+        assert got == list(range(1_000))

@@ -359,8 +359,14 @@ class Subscriber(Generic[M]):
                 yield message
 
     def reconnect(self) -> None:
-        """Connect anew. After a protocol error libzmq goes deaf on an endpoint for ever and tells nobody;
-        a caller that hears nothing for too long heals it with this. Nothing queued is lost by it."""
+        """Connect anew. After a protocol error libzmq goes deaf on an endpoint for ever and tells nobody; a
+        caller that hears nothing for much too long heals it with this.
+
+        What is on its way at that moment is lost. So a lossless subscriber, for which silence is nothing
+        unusual, stays as it is.
+        """
+        if self._told is not None:
+            return
         for address in self._endpoints:
             with contextlib.suppress(zmq.ZMQError):
                 self._socket.disconnect(address)

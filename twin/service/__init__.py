@@ -20,7 +20,7 @@ from twin.messages import Message, Spec, topic
 REPORT_PERIOD: Final = 1.0
 """s between two reports of a process's counters."""
 RECONNECT: Final = 1.0
-"""s of silence after which a connection is taken for deaf and made anew."""
+"""s of silence, or ten periods of the plant if they are longer, after which a connection is made anew."""
 PATIENCE: Final = 15.0
 """s that a process waits at its start for the subscribers that it was told of."""
 
@@ -38,6 +38,11 @@ class Stop:
 
     def __bool__(self) -> bool:
         return self._set
+
+
+def deaf_after(spec: Spec) -> float:
+    """Silence of a plant, s, after which a connection to it is made anew."""
+    return max(RECONNECT, 10 * spec.dt)
 
 
 def say(text: str) -> None:

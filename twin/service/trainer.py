@@ -49,7 +49,7 @@ def train(config: Config) -> None:
             if message is not None:
                 heard = now
                 observe(trainer, message)
-            elif now - heard > service.RECONNECT:
+            elif now - heard > service.deaf_after(spec):
                 heard = now
                 stream.reconnect()
             if trainer.due:

@@ -121,7 +121,7 @@ def follow(
                     stale = True
                     publisher.event("stale", f"no sample for {patience:g} s", t)
                     report(twin, stream, publisher, t)
-                case None if now - heard > service.RECONNECT:
+                case None if now - heard > service.deaf_after(spec):
                     heard = now
                     stream.reconnect()
             if now - reported > service.REPORT_PERIOD:
