@@ -14,7 +14,7 @@ import time
 from rich.console import Console
 
 from twin import Event, Spec, Subscriber, endpoint
-from twin.bus import PUBLISHERS
+from twin.address import PUBLISHERS
 from twin.dashboard import Dashboard
 from twin.messages import Message
 

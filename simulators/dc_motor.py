@@ -36,6 +36,9 @@ RPM: Final = 2 * math.pi / 60
 """One revolution per minute in rad/s."""
 
 
+QUICKEST: Final = 1e-6  # s; an explicit method takes some steps in each time constant
+
+
 class Figure(NamedTuple):
     """A figure of a data sheet which the parameters must reproduce: evidence that they fit together."""
 
@@ -88,6 +91,11 @@ class DCMotor:
             if not math.isfinite(value) or value < 0 or (value == 0 and not may_be_zero):
                 wanted = "zero or a positive number" if may_be_zero else "a positive number"
                 raise ConfigError(f"{self.name}: {parameter} = {value} {unit}: give {wanted} in {unit}")
+        if self.quickest < QUICKEST:
+            raise ConfigError(
+                f"{self.name}: a time constant of {self.quickest:.3g} s; below {QUICKEST:g} s a simulation "
+                "takes for ever; raise inductance or inertia"
+            )
 
     @property
     def initial(self) -> Vector:

@@ -64,7 +64,8 @@ class Recording:
         if dt is not None and not (math.isfinite(dt) and dt > 0):
             raise RecordingError(f"{path}: dt = {dt} s: give a positive time")
         if not path.is_file():
-            raise RecordingError(f"{path}: no such file")
+            what = "a directory" if path.is_dir() else "no such file"
+            raise RecordingError(f"{path}: {what}; name a CSV or Parquet file")
         read = _parquet if path.suffix.lower() in {".parquet", ".pq"} else _csv
         times, self.data = read(path, names, wants_time=dt is None)
         """(T, F) in the order of inputs, then outputs; owned by the recording."""
@@ -123,6 +124,9 @@ def _places(path: Path, known: Sequence[str], names: Sequence[str], wants_time: 
         if name not in known:
             advice = " (columns are separated by commas)" if len(known) == 1 else ""
             raise RecordingError(f"{path}: no column {name!r}; there are {', '.join(known)}{advice}")
+    twice = [name for name in names if list(known).count(name) > 1]
+    if twice:
+        raise RecordingError(f"{path}: two columns are called {twice[0]!r}; give each a name of its own")
     wanted = [TIME, *names] if wants_time and TIME in known else list(names)
     return [known.index(name) for name in wanted]
 
@@ -144,7 +148,9 @@ def _csv(path: Path, names: Sequence[str], wants_time: bool) -> Columns:
                 warnings.simplefilter("ignore", UserWarning)
                 table = np.loadtxt(lines, delimiter=",", usecols=places, ndmin=2, quotechar='"')
     except (UnicodeDecodeError, OSError, csv.Error) as error:
-        raise RecordingError(f"{path}: not a text file ({error}); give a CSV or .parquet file") from None
+        raise RecordingError(
+            f"{path}: not a text file in UTF-8 ({error}); save it as CSV in UTF-8, or as .parquet"
+        ) from None
     except ValueError:
         table = np.array([[math.nan]])
     if not np.isfinite(table).all():

@@ -46,6 +46,7 @@ PARAMETERS: Final = tuple(name for name in UNITS if not name.startswith("rated")
 """What may drift."""
 CHANNELS: Final = {"current": "A", "speed": "rad/s"}
 """What may fail, and its unit."""
+LARGEST: Final = 1e9  # s, N·m or a unit of a channel: whatever is larger is a slip of the keyboard
 KINDS: Final = ("stuck", "offset", "drop-out")
 """How it may fail."""
 
@@ -284,8 +285,10 @@ def _row(kind: type[_Row], name: str, table: Mapping[str, Any]) -> _Row:
         if "str" in str(known[key].type):
             if not isinstance(value, str):
                 raise ConfigError(f"{name}: {key} = {value!r}: give a text in quotes")
-        elif isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-            raise ConfigError(f"{name}: {key} = {value!r}: give a number")
+        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
+            raise ConfigError(
+                f"{name}: {key} = {repr(value)[:20]}: give a number, finite and within ±{LARGEST:g}"
+            )
     for entry in known.values():
         if entry.default is MISSING and entry.name not in table:
             raise ConfigError(f"{name}: {entry.name} is missing; it takes {', '.join(known)}")

@@ -35,6 +35,9 @@ Rng = np.random.Generator
 HOLDS: Final = 8192
 """Levels drawn for `steps` before they repeat."""
 POINTS: Final = 2**16
+LARGEST: Final = 1e6  # V, N·m, Hz or s: whatever is larger is a slip of the keyboard
+SMALLEST: Final = 1e-6  # Hz or s
+LINES: Final = 1_000  # sines in a sum
 """Points drawn for `noise` before it repeats."""
 
 
@@ -98,6 +101,8 @@ def multisine(amplitude: float, low: float = 0.2, high: float = 20.0, count: int
     All are multiples of low / 2, so it repeats after 2 / low seconds. `amplitude` bounds the sum.
     """
     _positive("multisine", low=low, high=high, count=count)
+    if not 1 <= count <= LINES:
+        raise ConfigError(f"signal multisine: count = {count:g}: give a number from 1 to {LINES}")
     harmonics = sorted({round(2 * f / low) for f in np.geomspace(low, high, int(count))})
     lines = [
         (math.pi * low * k, phase)
@@ -187,8 +192,8 @@ def _term(text: str, seed: int) -> Signal:
             values[key] = float(number)
         except ValueError:
             raise ConfigError(f"signal {text!r}: {key} = {number!r}: give a number, e.g. {key}=1") from None
-        if not math.isfinite(values[key]):
-            raise ConfigError(f"signal {text!r}: {key} = {number}: give a finite number")
+        if not abs(values[key]) <= LARGEST:
+            raise ConfigError(f"signal {text!r}: {key} = {number}: give a finite number within ±{LARGEST:g}")
     if known[0] not in values and name != "const":
         raise ConfigError(f"signal {text!r}: how large? Give {known[0]}, e.g. {name}:1")
     if "rng" in inspect.signature(make).parameters:
@@ -198,8 +203,9 @@ def _term(text: str, seed: int) -> Signal:
 
 def _positive(name: str, **values: float) -> None:
     for key, value in values.items():
-        if not value > 0:
-            raise ConfigError(f"signal {name}: {key.replace('_', ' ')} = {value:g}: give a positive number")
+        if not value >= SMALLEST:
+            what = f"{key.replace('_', ' ')} = {value:g}"
+            raise ConfigError(f"signal {name}: {what}: give a positive number, {SMALLEST:g} or more")
 
 
 def _index(t: float, hold: float) -> int:

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import zmq
 
-from twin.bus import AHEAD, Publisher, Subscriber, endpoint, is_loopback, runtime_dir
+from twin.address import endpoint, is_loopback, runtime_dir
+from twin.bus import AHEAD, Publisher, Subscriber
 from twin.errors import BusError
 from twin.messages import Event, Message, Sample, Spec, pack
 

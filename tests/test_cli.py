@@ -43,7 +43,7 @@ CASES = [
     Case("simulate --parameters resitance=3", "NAME one of resistance"),
     Case("simulate --parameters resistance=-1", "give a positive number in ohm"),
     Case("simulate --voltage stairs:3", "none of const, step"),
-    Case("simulate --rate 0", "--rate = 0.0: input should be greater than 0"),
+    Case("simulate --rate 0", "--rate = 0.0: input should be greater than or equal to 0.1"),
     Case("simulate --source a/b", "letters, digits"),
     Case("simulate --plant-endpoint nonsense", "use tcp://127.0.0.1:PORT or ipc:///PATH"),
     Case("simulate --plant-endpoint tcp://127.0.0.1:{port}", "{port} is in use by another program; stop"),

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS: list[set[str]] = [
     {"twin.errors", "twin.messages", "twin.metrics"},
-    {"twin.window", "twin.pacer", "twin.bus", "twin.recording"},
+    {"twin.window", "twin.pacer", "twin.address", "twin.bus", "twin.recording"},
     {"twin.models", "twin.manifest", "twin.checkpoint", "twin.predictor", "twin.backends"},
     {"twin.twin", "twin.trainer", "twin.monitor", "twin.config"},
     {"twin.service", "twin.supervisor", "twin.dashboard"},

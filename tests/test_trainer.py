@@ -126,17 +126,17 @@ def test_a_stream_broken_too_often_has_no_segment() -> None:
     assert not verdict.passed and "unbroken" in verdict.text
 
 
-def test_it_is_due_after_four_segments_and_then_once_a_period() -> None:
-    found = trainer(PRBS[: 4 * SEGMENT - 1])
+def test_it_is_due_after_three_segments_and_then_once_a_period() -> None:
+    found = trainer(PRBS[: 3 * SEGMENT - 1])
     assert not found.due
-    found.observe(PRBS[4 * SEGMENT - 1])
+    found.observe(PRBS[3 * SEGMENT - 1])
     assert found.due and found.enough().passed
     assert not found.due, "asked and answered"
     for _ in found.refit():
         pass
     assert found.accept().passed and found.number == 1
     waited = 0
-    for sample in PRBS[4 * SEGMENT :]:
+    for sample in PRBS[3 * SEGMENT :]:
         found.observe(sample)
         waited += 1
         if found.due:

@@ -9,7 +9,8 @@ recent samples. Other programs subscribe.
 ['Event', 'Prediction', 'Publisher', 'Sample', 'Spec', 'Subscriber', 'Twin', 'TwinError', 'endpoint']
 """
 
-from twin.bus import Publisher, Subscriber, endpoint
+from twin.address import endpoint
+from twin.bus import Publisher, Subscriber
 from twin.errors import TwinError
 from twin.messages import Event, Prediction, Sample, Spec
 from twin.twin import Twin

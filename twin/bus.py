@@ -8,27 +8,20 @@ directory that only this user can enter. This module alone knows ZeroMQ.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import re
 import secrets
-import stat
 import struct
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 
 import zmq
 from msgspec.structs import replace
 
+from twin.address import Address, check_port
 from twin.errors import BusError, MessageError
 from twin.messages import MAX_FRAME, Event, Message, Prediction, Sample, check_source, pack, topic, unpack
-
-PUBLISHERS: Final = ("plant", "twin", "trainer", "monitor")
 
 QUEUE: Final = 60_000
 """Messages kept for a subscriber that does not read: a minute at 1 kHz, about 20 MB at the most."""
@@ -36,93 +29,12 @@ AHEAD: Final = 64
 """Samples or predictions that a lossless publisher may be ahead of its slowest lossless subscriber."""
 _PATIENCE: Final = 30.0  # s without a sign of life after which such a subscriber is no longer waited for
 _MAX_INBOUND: Final = 64 * MAX_FRAME  # libzmq hangs up on longer frames; shorter ones are refused by unpack
-_SOCKET_PATH: Final = 107  # bytes that fit the address of a Unix socket on Linux
-
 _STREAMS: Final = (Sample, Prediction)
 _READ: Final = b"\x02"  # first byte of a receipt; 0 and 1 are libzmq's own, for subscriptions
+_FAREWELL: Final = b"\x03"  # then the name of the reader that leaves
 _RECEIPT: Final = struct.Struct("<8sQQ")  # who read, the publisher's epoch, the seq read last
 
 M = TypeVar("M", bound=Message)
-
-
-def runtime_dir(source: str) -> Path:
-    """The directory of a source's sockets: below $XDG_RUNTIME_DIR, or below a directory of this user in /tmp.
-
-    Raises:
-        BusError: a directory of that name belongs to another user, who could listen or speak.
-    """
-    parent = os.environ.get("XDG_RUNTIME_DIR")
-    root = Path(parent) / "livetwin" if parent else Path(tempfile.gettempdir()) / f"livetwin-{os.getuid()}"
-    try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = root.lstat()
-    except OSError as error:
-        raise BusError(f"{root}: {error.strerror}; set XDG_RUNTIME_DIR to a directory of yours") from None
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise BusError(f"{root} is not a directory of yours alone; remove it or set XDG_RUNTIME_DIR")
-    return root / check_source(source)
-
-
-def endpoint(source: str, publisher: str) -> str:
-    """The default endpoint of one of a source's `PUBLISHERS`.
-
-    >>> endpoint("motor-1", "twin")
-    'ipc://.../motor-1/twin'
-    """
-    return f"ipc://{runtime_dir(source) / publisher}"
-
-
-class _Address:
-    """Holds an endpoint for one publisher: a lock beside a Unix socket, because libzmq lets a second bind
-    take such an address away from a running publisher without a word (libzmq issue 2059)."""
-
-    def __init__(self, endpoint: str) -> None:
-        self.path = Path(endpoint.removeprefix("ipc://")) if endpoint.startswith("ipc:///") else None
-        self._lock = -1
-        if self.path is None:
-            return
-        if len(os.fsencode(self.path)) > _SOCKET_PATH:
-            raise BusError(
-                f"{self.path}: longer than the {_SOCKET_PATH} bytes a Unix socket's path may have; "
-                "shorten the source's name or set XDG_RUNTIME_DIR to a shorter directory"
-            )
-        try:
-            self._lock = self._acquire(self.path)
-        except OSError as error:
-            raise BusError(f"{self.path}: {error.strerror}; choose another endpoint") from None
-
-    @staticmethod
-    def _acquire(path: Path) -> int:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        name = path.with_name(path.name + ".lock")
-        while True:
-            lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.read(lock, 32).decode("ascii", "replace").strip()
-                os.close(lock)
-                raise BusError(
-                    f"ipc://{path} is in use by process {holder or 'unknown'}; "
-                    "stop that one, or start this one with another --source"
-                ) from None
-            # the holder before may have removed the name between our open and our lock
-            with contextlib.suppress(FileNotFoundError):
-                if os.fstat(lock).st_ino == name.stat().st_ino:
-                    os.ftruncate(lock, 0)
-                    os.write(lock, str(os.getpid()).encode())
-                    return lock
-            os.close(lock)
-
-    def release(self) -> None:
-        if self.path is None or self._lock < 0:
-            return
-        self.path.unlink(missing_ok=True)
-        self.path.with_name(self.path.name + ".lock").unlink(missing_ok=True)
-        os.close(self._lock)
-        self._lock = -1
-        with contextlib.suppress(OSError):  # not empty: another publisher of this source is running
-            self.path.parent.rmdir()
 
 
 class Publisher:
@@ -150,7 +62,8 @@ class Publisher:
         self._stop = stop
         self._readers: dict[bytes, int] = {}  # lossless subscribers, and the seq each has read
         self._expected = 0  # how many of them
-        self._address = _Address(endpoint)
+        check_port(endpoint)
+        self._address = Address(endpoint)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.XPUB)
         self._socket.linger = 500  # a moment for the last messages, never for ever
@@ -209,10 +122,9 @@ class Publisher:
                 self._newcomers.append(name)
             elif frame[:1] == b"\x00":
                 self._listeners[name] -= 1
-                if name.startswith(("sample/", "prediction/")):
-                    # one reader less, and libzmq does not say which: those who stay will report again
-                    self._readers.clear()
-                    self._expected = max(0, self._expected - 1)
+            elif frame[:1] == _FAREWELL:
+                self._readers.pop(frame[1:], None)
+                self._expected = max(0, self._expected - 1)
             elif frame[:1] == _READ and len(frame) == 1 + _RECEIPT.size:
                 who, epoch, seq = _RECEIPT.unpack_from(frame, 1)
                 if epoch == self.epoch:
@@ -295,6 +207,7 @@ class Subscriber(Generic[M]):
             self._socket.send(b"\x01" + name.encode())
         for address in self._endpoints:
             try:
+                check_port(address)
                 self._socket.connect(address)
             except zmq.ZMQError as error:
                 self.close()
@@ -373,8 +286,10 @@ class Subscriber(Generic[M]):
             self._socket.connect(address)
 
     def close(self) -> None:
-        """Stop listening."""
-        self._socket.close()
+        """Stop listening, and let lossless publishers know."""
+        if self._told:
+            self._socket.send(_FAREWELL + self._name)
+        self._socket.close(linger=200 if self._told else 0)  # ms
         self._context.term()
 
     def __enter__(self) -> Self:
@@ -384,14 +299,3 @@ class Subscriber(Generic[M]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def is_loopback(endpoint: str) -> bool:
-    """Whether only this machine can reach an endpoint.
-
-    >>> is_loopback("tcp://127.0.0.1:5555"), is_loopback("tcp://*:5555")
-    (True, False)
-    """
-    return (
-        re.match(r"(ipc|inproc)://|tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\])(:|$)", endpoint) is not None
-    )

@@ -12,6 +12,7 @@ twin.errors.ConfigError: [trainer] has no 'hiden_size'; it knows model, hidden_s
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +26,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from twin.bus import endpoint
+from twin.address import endpoint
 from twin.errors import ConfigError
-from twin.messages import check_source
+from twin.messages import MAX_NAME, check_source
 
 
 class Section(BaseModel):
@@ -76,7 +77,7 @@ class PlantConfig(Section):
     and slow noise."""
     noise: bool = True
     """Whether the sensors are noisy and quantised."""
-    rate: float = Field(1000.0, gt=0, le=20_000)
+    rate: float = Field(1000.0, ge=0.1, le=20_000)
     """Samples per second of the simulated motor, Hz."""
     scenario: str = ""
     """What changes while it runs: a built-in name such as drift, or a TOML file."""
@@ -88,9 +89,9 @@ class PlantConfig(Section):
     """Columns of the recording that drive the plant, separated by commas."""
     outputs: str = ""
     """Columns of the recording that are measured, separated by commas."""
-    dt: float | None = Field(None, gt=0)
+    dt: float | None = Field(None, ge=1e-6, le=1e6)
     """Sample time of the recording, s. Default: from its column t_s."""
-    duration: float | None = Field(None, gt=0)
+    duration: float | None = Field(None, gt=0, le=1e9)
     """End after this much of the plant's time, s. Default: until Ctrl-C, or the recording's end."""
 
 
@@ -189,7 +190,9 @@ def load(path: Path | None, **sections: dict[str, Any]) -> Config:
     source: dict[str, Any] = {}
     if path is not None:
         if not path.is_file():
-            raise ConfigError(f"{path}: no such file; --config takes a TOML file")
+            raise ConfigError(
+                f"{path}: {'a directory' if path.is_dir() else 'no such file'}; --config takes a TOML file"
+            )
         source = {"json_file" if path.suffix == ".json" else "toml_file": path}
 
     class _Config(Config):
@@ -207,7 +210,9 @@ def load(path: Path | None, **sections: dict[str, Any]) -> Config:
 
 
 def _default_source(plant: PlantConfig) -> str:
-    return Path(plant.file).stem if plant.plant == "recorded" and plant.file else "motor-1"
+    if plant.plant != "recorded" or not plant.file:
+        return "motor-1"
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(plant.file).stem).strip("-._")[:MAX_NAME] or "recording"
 
 
 def _advice(fault: Any) -> str:

@@ -70,13 +70,14 @@ class Dashboard:
         if self.spec is not None and (value := event.figures.get(f"z.{self.spec.outputs[-1]}")) is not None:
             self.trace.append(value)
 
-    def render(self) -> RenderableType:
-        """The view, as large as its content."""
+    def render(self, width: int | None = None) -> RenderableType:
+        """The view, in so many columns (None: all there are)."""
         if self.spec is None:
-            return Panel("waiting for a plant", title=f"livetwin · {self.source}", title_align="left")
+            title = f"livetwin · {self.source}"
+            return Panel("waiting for a plant", title=title, title_align="left", width=width)
         status = Text(self.status, _STATUS_STYLE.get(self.status, "bold red"))
         model = int(self.figures.get("model", 0))
-        title = Text.assemble("livetwin · ", (self.source, "bold"), f" · {self.spec.plant or 'plant'}")
+        heading = Text.assemble("livetwin · ", (self.source, "bold"), f" · {self.spec.plant or 'plant'}")
         answers = f"model {model}" if model else "persistence, no model yet"
         lines: list[RenderableType] = [
             Text.assemble(status, f" · {answers} · sample every {self.spec.dt * 1e3:g} ms"),
@@ -88,7 +89,7 @@ class Dashboard:
         lines += [Text(text, "dim") for text in self.happened]
         if self.states:
             lines.append(self._processes())
-        return Panel(Group(*lines), title=title, title_align="left", subtitle="Ctrl-C ends")
+        return Panel(Group(*lines), title=heading, title_align="left", subtitle="Ctrl-C ends", width=width)
 
     def line(self) -> str:
         """The view in one line, for where there is no terminal."""

@@ -32,8 +32,14 @@ def die_with_supervisor() -> None:
     if parent is None or not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(parent):  # it went before we asked
+    if orphaned():  # it went before we asked
         sys.exit(1)
+
+
+def orphaned() -> bool:
+    """Whether this process had a supervisor that is gone: nobody waits for what it does any more."""
+    parent = os.environ.get(_PARENT)
+    return parent is not None and os.getppid() != int(parent)
 
 
 @dataclass

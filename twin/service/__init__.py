@@ -13,7 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from twin.bus import Publisher, Subscriber, is_loopback, runtime_dir
+from twin.address import is_loopback, runtime_dir
+from twin.bus import Publisher, Subscriber
 from twin.config import Config
 from twin.messages import Message, Spec, topic
 

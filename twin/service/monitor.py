@@ -20,8 +20,10 @@ from twin.errors import CheckpointError
 from twin.messages import Event, Message, Prediction, Sample, Spec
 from twin.monitor import Monitor
 from twin.predictor import open_predictor
+from twin.supervisor import orphaned
 
 FIGURES_PERIOD: Final = 0.2  # s between two messages for the live view
+SHORTEST: Final = 10  # samples of a free run; fewer are hardly one
 LAST_ANSWERS: Final = 2.0  # s to wait for the last predictions and counters once the plant has ended
 
 
@@ -38,7 +40,7 @@ def watch(config: Config) -> None:
             return
         monitor = Monitor(spec)
         observe(monitor, stream, publisher, stop)
-        if config.report.report:
+        if config.report.report and not orphaned():
             report = finish(config, monitor)
             Path(config.report.report).write_text(json.dumps(report, indent=2) + "\n")
 
@@ -62,7 +64,7 @@ def observe(monitor: Monitor, stream: Subscriber[Message], publisher: Publisher,
 
 def finish(config: Config, monitor: Monitor) -> dict[str, Any]:
     """The report, with the free run and what is needed to read it later."""
-    horizon = max(round(config.report.free_run / monitor.spec.dt), 1)
+    horizon = max(round(config.report.free_run / monitor.spec.dt), SHORTEST)
     try:
         fit = free_run_fit(monitor, service.run_dir(config), horizon, config.twin.window)
     except CheckpointError as error:  # what was measured is worth writing all the same

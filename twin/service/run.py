@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.live import Live
 
 from twin import service
-from twin.bus import PUBLISHERS, Publisher, Subscriber, runtime_dir
+from twin.address import PUBLISHERS, runtime_dir
+from twin.bus import Publisher, Subscriber
 from twin.config import Config
 from twin.dashboard import Dashboard
 from twin.errors import BusError, ConfigError, TwinError
@@ -159,7 +160,8 @@ def _show(config: Config, supervisor: Supervisor, stop: service.Stop, console: C
             drawn = time.monotonic()
             dashboard.states = {name: (c.state, c.restarts) for name, c in supervisor.children.items()}
             if live is not None:
-                live.update(dashboard.render(), refresh=True)
+                # the terminal writes ^C where the view ends: room for it, or the next frame is a line off
+                live.update(dashboard.render(console.width - 3), refresh=True)
             else:
                 console.print(dashboard.line(), highlight=False, soft_wrap=True)
 

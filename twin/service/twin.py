@@ -113,7 +113,7 @@ def follow(
                     t, heard, stale = message.t, now, False
                     if config.bus.unpaced and message.seq % LOOK_EVERY == 0:
                         loader.look()  # the stream waits: a model is taken up where it was made
-                    look_after_models(twin, loader, publisher, t)
+                    look_after_models(twin, loader, stream, publisher, t)
                 case Spec() if not message.same_signals(spec):
                     publisher.event("spec", "the plant now publishes other signals", t)
                     return message
@@ -133,7 +133,9 @@ def follow(
         loader.stop()
 
 
-def look_after_models(twin: Twin, loader: Loader, publisher: Publisher, t: float) -> None:
+def look_after_models(
+    twin: Twin, loader: Loader, stream: Subscriber[Message], publisher: Publisher, t: float
+) -> None:
     """Begin to take up what the loader has opened, and go on with it by a portion."""
     if twin.spare is None and not loader.ready.empty():
         found = loader.ready.get()
@@ -145,6 +147,7 @@ def look_after_models(twin: Twin, loader: Loader, publisher: Publisher, t: float
             publisher.event("refused", str(error)[:1000], t)
     if twin.catch_up():
         publisher.event("swap", f"model {twin.model} answers", t, model=twin.model)
+        report(twin, stream, publisher, t)
 
 
 def report(twin: Twin, stream: Subscriber[Message], publisher: Publisher, t: float) -> None:
