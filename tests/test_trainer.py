@@ -126,17 +126,18 @@ def test_a_stream_broken_too_often_has_no_segment() -> None:
     assert not verdict.passed and "unbroken" in verdict.text
 
 
-def test_it_is_due_after_three_segments_and_then_once_a_period() -> None:
-    found = trainer(PRBS[: 3 * SEGMENT - 1])
+def test_it_is_due_once_a_period() -> None:
+    first = round(SMALL.period / DT)  # more than the three segments that are needed at least
+    found = trainer(PRBS[: first - 1])
     assert not found.due
-    found.observe(PRBS[3 * SEGMENT - 1])
+    found.observe(PRBS[first - 1])
     assert found.due and found.enough().passed
     assert not found.due, "asked and answered"
     for _ in found.refit():
         pass
     assert found.accept().passed and found.number == 1
     waited = 0
-    for sample in PRBS[3 * SEGMENT :]:
+    for sample in PRBS[first:]:
         found.observe(sample)
         waited += 1
         if found.due:
@@ -409,3 +410,10 @@ def test_a_number_that_is_taken_is_not_given_again(accepted: tuple[Trainer, Verd
         pass
     assert found.accept().passed
     assert (found.number, found.parent) == (8, 1)
+
+
+def test_three_segments_are_needed_however_short_the_period() -> None:
+    found = trainer(PRBS[: 3 * SEGMENT - 1], SMALL.model_copy(update={"period": 0.01}))
+    assert not found.due
+    found.observe(PRBS[3 * SEGMENT - 1])
+    assert found.due

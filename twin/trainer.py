@@ -141,10 +141,13 @@ class Trainer:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to ask `enough`: a period's worth of new samples, and three segments at all."""
+        """Whether it is time to ask `enough`: a period's worth of new samples, and three segments at all.
+
+        The first model waits for as much: its scaling and its linear part are the ground of all later ones.
+        """
         new = self.history.count - self._refitted_at
-        wanted = max(self.config.period / self.spec.dt, self.segment) if self.number else 0.0
-        return self.history.count >= 3 * self.segment and new >= max(wanted, self.segment)
+        wanted = max(self.config.period / self.spec.dt, self.segment)
+        return self.history.count >= 3 * self.segment and new >= wanted
 
     def _stretches(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """The unbroken parts of the history between two counts, as pairs of counts."""
