@@ -35,10 +35,10 @@ Rng = np.random.Generator
 HOLDS: Final = 8192
 """Levels drawn for `steps` before they repeat."""
 POINTS: Final = 2**16
+"""Points drawn for `noise` before it repeats."""
 LARGEST: Final = 1e6  # V, N·m, Hz or s: whatever is larger is a slip of the keyboard
 SMALLEST: Final = 1e-6  # Hz or s
 LINES: Final = 1_000  # sines in a sum
-"""Points drawn for `noise` before it repeats."""
 
 
 def const(value: float = 0.0) -> Signal:

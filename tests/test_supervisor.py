@@ -123,6 +123,17 @@ def test_a_child_that_ends_by_itself_is_left_in_peace(supervise: Callable[..., S
     assert supervisor.wait("plant", timeout=0)
 
 
+def test_a_child_that_must_not_end_is_started_again_even_after_a_clean_end(
+    supervise: Callable[..., Supervisor],
+) -> None:
+    supervisor = supervise(twin="simulate --duration 0.2")
+    child = supervisor.children["twin"]
+    child.ends = False
+    until(lambda: child.restarts, supervisor)
+    supervisor.terminate("twin")
+    until(lambda: child.state == "ended", supervisor)
+
+
 def test_all_end_when_told_to_whether_they_listen_or_not(
     supervise: Callable[..., Supervisor], place: Path
 ) -> None:

@@ -417,3 +417,13 @@ def test_three_segments_are_needed_however_short_the_period() -> None:
     assert not found.due
     found.observe(PRBS[3 * SEGMENT - 1])
     assert found.due
+
+
+def test_the_first_model_is_scaled_on_an_unbroken_stretch() -> None:
+    broken = [sample if sample.seq < 300 else replace(sample, seq=sample.seq + 5) for sample in PRBS[:900]]
+    far = [replace(s, y={"current": s.y["current"], "speed": s.y["speed"] + 1e4}) for s in broken[:300]]
+    found = refitted([*far, *broken[300:]])
+    assert found.candidate is not None
+    assert float(found.candidate.increment_scale[1]) < 20, (
+        "a jump of 10,000 rad/s between two runs is no increment"
+    )

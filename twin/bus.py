@@ -287,9 +287,9 @@ class Subscriber(Generic[M]):
 
     def close(self) -> None:
         """Stop listening, and let lossless publishers know."""
-        if self._told:
+        if self._told is not None:
             self._socket.send(_FAREWELL + self._name)
-        self._socket.close(linger=200 if self._told else 0)  # ms
+        self._socket.close(linger=200 if self._told is not None else 0)  # ms
         self._context.term()
 
     def __enter__(self) -> Self:

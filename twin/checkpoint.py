@@ -76,7 +76,7 @@ def numbers(run_dir: Path) -> list[int]:
         CheckpointError: the directory cannot be read.
     """
     try:
-        names = [entry.name for entry in os.scandir(run_dir)]
+        names = {entry.name for entry in os.scandir(run_dir)}
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -120,7 +120,7 @@ class TrainerConfig(Section):
     sequence_length: int = Field(10, ge=1, le=1000)
     """Samples that one prediction of the window-rnn looks at; a step costs as much more."""
     period: float = Field(2.0, gt=0)
-    """Refit this often, s of the stream's time."""
+    """Refit when so much has been streamed since the last refit's end, s of the stream's time."""
     history: float = Field(60.0, gt=0)
     """Refit on this much of the recent stream, s."""
     horizon: int = Field(100, ge=1, le=100_000)

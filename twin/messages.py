@@ -33,6 +33,8 @@ MAX_SIGNALS: Final = 64
 """Entries of the longest map accepted, that is, signals on one side of a plant."""
 MAX_NAME: Final = 64
 """Characters of the longest signal name, status or event name accepted."""
+MAX_FIGURES: Final = 512
+"""Figures of the largest event accepted: some for each signal."""
 MAX_TEXT: Final = 1_024
 """Characters of the longest text of an event."""
 
@@ -224,17 +226,19 @@ def _fault(message: Message) -> str:
         case Event():
             if len(message.name) > MAX_NAME or len(message.text) > MAX_TEXT:
                 return "name or text too long"
-            return _values_fault("figures", message.figures)
+            return _values_fault("figures", message.figures, MAX_FIGURES, 2 * MAX_NAME)
         case Spec():
             return spec_fault(message)
     return ""
 
 
-def _values_fault(key: str, values: dict[str, float]) -> str:
-    if len(values) > MAX_SIGNALS:
-        return f"{key} has {len(values)} entries, at most {MAX_SIGNALS} are accepted"
+def _values_fault(
+    key: str, values: dict[str, float], most: int = MAX_SIGNALS, longest: int = MAX_NAME
+) -> str:
+    if len(values) > most:
+        return f"{key} has {len(values)} entries, at most {most} are accepted"
     for name, value in values.items():
-        if len(name) > MAX_NAME:
+        if len(name) > longest:
             return f"{key} has a name of {len(name)} characters"
         if not math.isfinite(value):
             return f"{key}[{name!r}] is {value}"

@@ -57,6 +57,8 @@ class Monitor:
                 self._sample(message)
             case Prediction():
                 self._prediction(message, received_ns)
+            case Event(name="stale"):
+                self.status = "stale"
             case Event(name="counters"):
                 self._twins[message.epoch] = message.figures
             case Event(name="plant"):
@@ -167,7 +169,8 @@ class Monitor:
         found = []
         for first in range(oldest, self.last_seq + 2 - horizon, horizon):
             seqs = np.arange(first - window, first + horizon)
-            if np.array_equal(self.sample_seq[seqs % KEPT], seqs):
+            answered = self.expected_seq[first % KEPT] == first
+            if answered and np.array_equal(self.sample_seq[seqs % KEPT], seqs):
                 found.append((int(self.model[first % KEPT]), first))
         return found
 
@@ -192,6 +195,7 @@ class Monitor:
             "samples": self.samples,
             "predictions": self.predictions,
             "published": int((self.end or self.plant).get("samples", self.samples)),
+            "unanswered": self.samples - self.predictions,
             "lost": int(counters.get("lost", 0)),
             "gaps": int(counters.get("gaps", 0)),
             "bridged": int(counters.get("bridged", 0)),

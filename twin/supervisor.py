@@ -51,6 +51,10 @@ class Child:
     """Of the command `twin`."""
     log: Path
     """Where what it prints is kept."""
+    ends: bool = True
+    """Whether it may end by itself; one that must not is started again even after a clean end."""
+    asked: bool = False
+    """Whether it was asked to end."""
     process: subprocess.Popen[bytes] | None = None
     state: str = "new"
     """new, running, restarting, ended (by itself, status 0) or failed."""
@@ -114,7 +118,7 @@ class Supervisor:
                 child.start()
 
     def _ended(self, child: Child, status: int, now: float) -> None:
-        if status == 0:
+        if status == 0 and (child.ends or child.asked):
             child.state = "ended"
             return
         if status == USER_ERROR:
@@ -134,6 +138,7 @@ class Supervisor:
         """Ask children to end; they are not restarted."""
         for name in names:
             child = self.children[name]
+            child.asked = True
             if child.state == "restarting":
                 child.state = "ended"
             if child.process is not None and child.process.poll() is None:

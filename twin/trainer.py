@@ -222,7 +222,6 @@ class Trainer:
         # the first refit is short: least squares has done most of it, and any model beats none
         steps = config.steps if self.incumbent is not None else max(1, config.steps // FIRST)
         starts = self._starts(0, end)
-        torch.manual_seed(config.model_seed + self.number)
         model = self._begin(end)
         optimiser = torch.optim.Adam(model.parameters(), config.learning_rate * self.caution)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -231,9 +230,9 @@ class Trainer:
             if not len(starts):  # all that was to be learned from has left the history
                 break
             recent = starts[-max(len(starts) // RECENT, 1) :]
-            chosen = np.concatenate(
-                [self._random.choice(pool, config.batch // 2 + 1) for pool in (starts, recent)]
-            )
+            half = config.batch // 2
+            picks = ((starts, config.batch - half), (recent, half))
+            chosen = np.concatenate([self._random.choice(pool, count) for pool, count in picks])
             one_step, free_run = self._squared_errors(model, self._segments(chosen))
             loss = 0.5 * (torch.log(one_step + 1e-10).sum() + torch.log(free_run + 1e-10).sum())
             optimiser.zero_grad(set_to_none=True)
@@ -251,7 +250,11 @@ class Trainer:
             model.load_state_dict(self.incumbent.state_dict())
             return model
         config = self.config
-        z = self.history.view()[0][: end - self.history.count]
+        held = self.history.view()[0]
+        oldest = self.history.count - len(held)
+        # scaling and least squares look at differences: of the longest stretch, across no break
+        first, last = max(self._stretches(0, end), key=lambda stretch: stretch[1] - stretch[0])
+        z = held[first - oldest : last - oldest]
         model = new_model(
             config.model,
             self.spec,

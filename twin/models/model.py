@@ -118,10 +118,10 @@ class Model(nn.Module):
     def fit_readout(self, z: npt.NDArray[Any]) -> None:
         """Start from the linear model of consecutive samples z (T, F) that least squares finds.
 
-        Δy(k) = D x(k) + d is an ARX model of order one, fitted in closed form; the hidden state does not
-        take part in it yet (C = 0). So training starts from a model that already follows the plant, and the
-        network learns what the linear one cannot say, instead of both. For a family without a direct term,
-        nothing happens.
+        Δy = D [x(k-n+1) ... x(k)] / n + d is an ARX model of order n, the taps, fitted in closed form. The
+        hidden state does not take part in it yet (C = 0). So training starts from a model that already
+        follows the plant, and the network learns what the linear one cannot say, instead of both. For a
+        family without a direct term, nothing happens.
         """
         if not isinstance(self.core, Recurrent):
             return

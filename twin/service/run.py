@@ -61,7 +61,8 @@ def children(config: Config, directory: Path, *, everything: bool) -> list[Child
 
     def child(name: str, command: str, listeners: int) -> Child:
         arguments = [command, "--config", str(file), "--await-subscribers", str(listeners)]
-        return Child(name, arguments, directory / "logs" / f"{name}.log")
+        log = directory / "logs" / f"{name}.log"
+        return Child(name, arguments, log, ends=name in ("plant", "monitor"))
 
     monitor = child("monitor", "monitor", 0)
     if not everything:
@@ -76,9 +77,9 @@ def run(config: Config) -> None:
     Raises:
         TwinError: a process could not start, or died again and again.
     """
-    _clear_report(config)
     for who in PUBLISHERS:  # what another run of this source holds shows before it is disturbed
         _vacate(config, who)
+    _clear_report(config)
     directory = new_run_dir(config)
     link = runtime_dir(config.bus.source) / "run"
     with ExitStack() as stack:

@@ -44,10 +44,10 @@ class Loader(threading.Thread):
         Raises:
             CheckpointError: it was made for another plant.
         """
+        self.seen = max(numbers(self.directory), default=0)  # before, so that none slips in between
         checkpoint, refused = newest(self.directory, self.spec)
         for error in refused:
             self.ready.put(error)
-        self.seen = max(numbers(self.directory), default=0)
         return (checkpoint, open_predictor(checkpoint, self.backend, 1)) if checkpoint else None
 
     def run(self) -> None:
@@ -102,7 +102,7 @@ def follow(
     t, stale = 0.0, False
     try:
         while not stop:
-            message = stream.recv(0.1 if stale else patience)
+            message = stream.recv(min(patience, 0.1))
             received_ns = time.monotonic_ns()
             now = received_ns * 1e-9
             match message:
@@ -117,7 +117,7 @@ def follow(
                 case Spec() if not message.same_signals(spec):
                     publisher.event("spec", "the plant now publishes other signals", t)
                     return message
-                case None if not stale and twin.status != "waiting":
+                case None if not stale and twin.status != "waiting" and now - heard > patience:
                     stale = True
                     publisher.event("stale", f"no sample for {patience:g} s", t)
                     report(twin, stream, publisher, t)
