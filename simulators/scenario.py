@@ -35,6 +35,7 @@ import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -209,7 +210,7 @@ class Scenario:
             faults=_rows(Fault, tables.get("fault", [])),
         )
 
-    @property
+    @cached_property
     def changes(self) -> tuple[Change, ...]:
         """What begins and ends, in the order of time."""
         rows: tuple[Drift | Load | Fault, ...] = (*self.drifts, *self.loads, *self.faults)

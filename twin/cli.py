@@ -206,8 +206,7 @@ def open_plant(config: Config) -> tuple[Spec, Iterable[Sample], Callable[[float,
         seed=plant.seed,
         scenario=story,
     )
-    changes = story.changes
-    return motor.spec(dt), samples, lambda after, until: [c.text for c in changes if after < c.at <= until]
+    return motor.spec(dt), samples, lambda after, until: [c.text for c in story.between(after, until)]
 
 
 def _names(text: str) -> list[str]:
