@@ -2,11 +2,12 @@
 # make test   install with the development extras, then format, lint, types, tests
 # make setup  the installing alone
 # make quick  the tests that take seconds
+# make bench  all benchmarks in full, their figures into benchmarks/results; make bench ARGS="step --quick" one
 PYTHON ?= python3
 BIN := .venv/bin
 NPM := $(shell command -v npm 2>/dev/null)
 
-.PHONY: run test quick setup setup-dev clean
+.PHONY: run test quick bench setup setup-dev setup-bench clean
 
 run: setup
 	@$(BIN)/twin run $(ARGS)
@@ -20,8 +21,12 @@ test: setup-dev
 quick: setup-dev
 	$(BIN)/python -m pytest -m "not slow"
 
+bench: setup-bench
+	@$(BIN)/python -m benchmarks $(or $(ARGS),all --json benchmarks/results)
+
 setup: .venv/installed
 setup-dev: .venv/installed-dev
+setup-bench: .venv/installed-bench
 
 .venv/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -32,10 +37,14 @@ setup-dev: .venv/installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
+.venv/installed-bench: pyproject.toml | .venv/bin/pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@ .venv/installed
+
 .venv/installed-dev: pyproject.toml tests/node/package.json | .venv/bin/pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	$(if $(NPM),cd tests/node && npm install --silent --no-audit --no-fund,@echo "no npm: the Node.js subscriber's test will be skipped")
-	@touch $@ .venv/installed
+	@touch $@ .venv/installed .venv/installed-bench
 
 clean:
 	rm -rf .venv tests/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build

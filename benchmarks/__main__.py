@@ -1,40 +1,177 @@
-"""`python -m benchmarks NAME [--json FILE] [--quick]`."""
+"""`python -m benchmarks NAME`: one benchmark, or `all`; each beside its limit or its rival in the same run.
+
+A benchmark is a module of its name beside this file, imported only when it is asked for. It offers `measure`,
+`table`, and `plot` where a picture says more, as `Benchmark` states.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
+import shlex
+import sys
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final, Protocol, cast
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.table import Table
 
-from benchmarks import chain
-from benchmarks.machine import machine
+from twin.errors import BackendError, ConfigError, TwinError
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-NAMES = {"chain": chain}
+NAMES: Final = ("step", "activations", "chain", "swap", "refit", "simulate", "startup")
+DEVICES: Final = ("cpu", "cuda")
+ON_DEVICES: Final = ("step",)
+"""Benchmarks that have a choice of the device."""
+STOLEN: Final = 1.0  # percent of the machine's time, from which on the figures come with a warning
+USER_ERROR: Final = 2
+INTERRUPTED: Final = 130  # as a shell counts Ctrl-C
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-@app.command()
-def main(
-    name: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMES)}.")],
-    file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Shorter rounds: a look, not a measurement.")
-    ] = False,
+class Benchmark(Protocol):
+    """What a module offers; it may also have `plot(result, folder) -> list[Path]`, which draws."""
+
+    def measure(self, console: Console, *, quick: bool) -> dict[str, Any]:
+        """Plain data, with a `summary` of the figures that matter; of `ON_DEVICES`, it takes `device` too."""
+
+    def table(self, result: dict[str, Any]) -> RenderableType:
+        """What `measure` returned, for people."""
+
+
+@app.command(no_args_is_help=True)
+def benchmark(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMES)}; or all, in turn.")],
+    file: Annotated[
+        Path | None,
+        typer.Option("--json", help="Write all figures here; a directory gets NAME-MACHINE.json."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A look, not a measurement.")] = False,
+    folder: Annotated[Path | None, typer.Option("--plot", help="Draw into this directory.")] = None,
+    device: Annotated[str, typer.Option(help="Where `step` runs its models: cpu or cuda.")] = "cpu",
 ) -> None:
     """Measure, show a table, and write the figures with the machine they were measured on."""
-    if name not in NAMES:
-        raise typer.BadParameter(f"{name} is none of {', '.join(NAMES)}")
+    if name != "all" and name not in NAMES:
+        raise ConfigError(f"no benchmark is called {name!r}; there are {', '.join(NAMES)}, and all")
+    if device not in DEVICES:
+        raise ConfigError(f"--device {device}: it is one of {', '.join(DEVICES)}")
+    many = name == "all"
+    if device != DEVICES[0] and not many and name not in ON_DEVICES:
+        raise ConfigError(f"--device {device}: {name} has no choice; it is for {', '.join(ON_DEVICES)}")
+    if file is not None:
+        check_writable(file, directory=many)
+    if folder is not None:
+        check_writable(folder, directory=True)
+        if find_spec("matplotlib") is None:
+            raise ConfigError("--plot needs matplotlib: pip install matplotlib, or leave it out")
+    failed = []
+    for each in NAMES if many else (name,):
+        try:
+            run(each, file, quick, folder, device)
+        except TwinError as error:
+            if not many:
+                raise
+            failed.append(each)
+            complain(error)
+        except KeyboardInterrupt:
+            _errors.print(f"stopped: nothing was written of {each}")
+            raise typer.Exit(INTERRUPTED) from None
+    if failed:
+        raise ConfigError(f"not measured: {', '.join(failed)}")
+
+
+def check_writable(path: Path, *, directory: bool) -> None:
+    """Make sure, before minutes of measuring, that something can be written there.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    try:
+        if directory or path.is_dir():
+            path.mkdir(parents=True, exist_ok=True)
+            path = path / ".writable"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        existed = path.exists()
+        path.open("a").close()
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        wanted = "directory" if directory else "file"
+        raise ConfigError(
+            f"{error.filename}: {error.strerror}; name a {wanted} that can be written"
+        ) from None
+
+
+def run(name: str, file: Path | None, quick: bool, folder: Path | None, device: str) -> None:
+    """One benchmark from its import to its file.
+
+    Raises:
+        TwinError: it is not there, or lacks something.
+    """
+    from benchmarks.machine import in_words, label, machine, stolen_percent
+
+    module = load(name)
     console = Console()
     before = machine()
-    result = NAMES[name].measure(console, quick=quick)
-    console.print(NAMES[name].table(result))
+    console.rule(f"{name}{', quick' if quick else ''}: {in_words(before)}")
+    options = {"device": device} if name in ON_DEVICES else {}
+    result = module.measure(console, quick=quick, **options)
+    after = machine()
+    console.print(module.table(result))
+    console.print(summary_table(result["summary"]))
+    if (stolen := stolen_percent(before, after)) > STOLEN:
+        console.print(f"[yellow]{stolen:.0f} % of the machine's time went to others: repeat on a quiet one")
     if file is not None:
-        whole = {"name": name, "quick": quick, "machine": before, "after": machine(), **result}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(whole, indent=2) + "\n")
+        target = file / f"{name}-{label(before)}.json" if file.is_dir() else file
+        command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+        header = {"name": name, "quick": quick, "command": command, "machine": before, "after": after}
+        target.write_text(json.dumps(header | result, indent=2) + "\n")
+        console.print(f"figures: {target}", soft_wrap=True)
+    if folder is not None and (plot := getattr(module, "plot", None)) is not None:
+        for picture in plot(result, folder):
+            console.print(f"picture: {picture}", soft_wrap=True)
 
 
-app()
+def load(name: str) -> Benchmark:
+    """The module of a benchmark.
+
+    Raises:
+        BackendError: it is not there, or needs a package that is not installed.
+    """
+    try:
+        return cast(Benchmark, importlib.import_module(f"benchmarks.{name}"))
+    except ModuleNotFoundError as error:
+        if error.name == f"benchmarks.{name}":
+            raise BackendError(f"benchmarks/{name}.py is missing") from None
+        advice = "pip install --editable '.[bench]' brings all that benchmarks need"
+        raise BackendError(f"{name} needs {error.name}; {advice}") from None
+
+
+def summary_table(summary: dict[str, float]) -> Table:
+    """The figures that matter, by the names under which they stand in the file."""
+    grid = Table.grid(padding=(0, 2))
+    for key, value in summary.items():
+        grid.add_row(key, f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}")
+    return grid
+
+
+def complain(error: TwinError) -> None:
+    """One line about what went wrong."""
+    _errors.print(f"[bold red]error:[/] {escape(str(error))}")
+
+
+def main() -> None:
+    """Run; a mistake ends in one line and status 2, never in a traceback."""
+    try:
+        app(prog_name="python -m benchmarks")
+    except TwinError as error:
+        complain(error)
+        sys.exit(USER_ERROR)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,15 +14,24 @@ ROOT = Path(__file__).parent.parent
 LAYERS: list[set[str]] = [
     {"twin.errors", "twin.messages", "twin.metrics"},
     {"twin.window", "twin.pacer", "twin.address", "twin.bus", "twin.recording"},
-    {"twin.models", "twin.manifest", "twin.checkpoint", "twin.predictor", "twin.backends"},
+    {"twin.models", "twin.manifest", "twin.checkpoint", "twin.predictor", "twin.backends", "twin.kernels"},
     {"twin.twin", "twin.trainer", "twin.monitor", "twin.config"},
-    {"twin.service", "twin.supervisor", "twin.dashboard"},
+    {"twin.service", "twin.supervisor", "twin.dashboard", "twin.realtime"},
     {"twin.cli", "twin.__main__", "twin"},
 ]
 """From the vocabulary up to the doors. Inside a layer, and inside a family's folder, the order is free, but
 `twin.twin` and `twin.trainer` do not know each other: they meet in a checkpoint."""
 
-TORCH = ("twin.models.", "twin.backends.eager", "twin.backends.graph", "twin.trainer", "twin.service.trainer")
+TORCH = (
+    "twin.models.",
+    "twin.predictor",
+    "twin.realtime",
+    "twin.backends.eager",
+    "twin.backends.fused",
+    "twin.backends.graph",
+    "twin.trainer",
+    "twin.service.trainer",
+)
 SIMULATORS_MAY_KNOW = {"twin.errors", "twin.messages", "twin.bus", "twin.pacer", "twin.recording"}
 PURE = {"twin.twin", "twin.trainer", "twin.monitor", "twin.window", "twin.metrics", "twin.messages"}
 WORLD = {"socket", "threading", "time", "zmq", "subprocess", "os", "pathlib", "queue", "signal", "asyncio"}

@@ -1,6 +1,7 @@
 """Conformance: what every family, with one layer and with two, promises on every backend.
 
-A new backend joins by its name in `BACKENDS`, a new family by its name in `FAMILIES`.
+A new backend joins by its name in `twin.predictor.BACKENDS`, where its device is at hand, a new family by its
+name in `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from twin.messages import Spec
 from twin.models import FAMILIES
 from twin.models.model import Model, new_model, open_model
 from twin.models.scaling import Scaling
-from twin.predictor import BACKENDS, Predictor, open_predictor
+from twin.predictor import Predictor, available_backends, open_predictor
 
 torch.set_num_threads(1)
 
@@ -62,7 +63,7 @@ def case_of(family: str, layers: int, backend: str) -> Case:
     return Case(model, Checkpoint(1, None, family, model.sizes, SPEC, model.tensors()), backend)
 
 
-@pytest.fixture(params=[(f, n, b) for f in FAMILIES for n in (1, 2) for b in BACKENDS], ids=str)
+@pytest.fixture(params=[(f, n, b) for f in FAMILIES for n in (1, 2) for b in available_backends()], ids=str)
 def case(request: pytest.FixtureRequest) -> Case:
     return case_of(*request.param)
 
@@ -201,6 +202,16 @@ def test_what_it_was_given_and_what_it_answered_stay_apart(case: Case) -> None:
     assert np.isfinite(predictor.step(z)).all()
 
 
+def test_a_sample_in_its_own_buffer_is_as_good_as_any(case: Case) -> None:
+    z = samples(2)
+    one, other = case.open(rows=2), case.open(rows=2)
+    assert one.sample.shape == (2, 3)
+    assert one.sample.dtype == np.float32
+    for k in range(STEPS):
+        one.sample[...] = z[:, k]
+        assert np.array_equal(one.step(one.sample), other.step(z[:, k]))
+
+
 def test_it_says_which_model_it_runs(case: Case) -> None:
     predictor = case.open(rows=3)
     assert (predictor.rows, predictor.number) == (3, 1)
@@ -227,7 +238,7 @@ def test_other_shapes_are_refused(case: Case) -> None:
 
 def test_an_unknown_backend_names_those_there_are() -> None:
     checkpoint = case_of("gru", 1, "eager").checkpoint
-    with pytest.raises(BackendError, match="'abacus' is not one of eager"):
+    with pytest.raises(BackendError, match="'abacus' is not one of compiled, eager"):
         open_predictor(checkpoint, "abacus")
     with pytest.raises(SpecError, match="0 rows"):
         open_predictor(checkpoint, rows=0)

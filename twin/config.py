@@ -100,8 +100,12 @@ class TwinConfig(Section):
 
     window: int = Field(100, ge=2, le=100_000)
     """Samples in the rolling window: what warms a new model's hidden state."""
-    backend: Literal["eager"] = "eager"
-    """The way to run a step."""
+    backend: Literal["compiled", "eager", "eager-cuda", "graph"] = "compiled"
+    """The way to run a step: machine code for this CPU, torch on the CPU or on a CUDA device, or a CUDA
+    graph."""
+    realtime: bool = False
+    """Run the twin's loop before all other processes (SCHED_FIFO), its memory locked, without pauses to
+    collect garbage; what the system does not permit is said and left."""
     run_dir: str = ""
     """Directory of the checkpoints. Default: runs/SOURCE; for `twin run` a new one below it each time."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -10,9 +11,11 @@ import numpy.typing as npt
 
 from twin.checkpoint import Checkpoint
 from twin.errors import BackendError
+from twin.models import Sizes
 
-BACKENDS: Final = ("eager",)
-"""The ways to run a step: eager is torch, operation by operation, on the CPU."""
+BACKENDS: Final = ("compiled", "eager", "eager-cuda", "graph")
+"""The ways to run a step: compiled for this CPU by Numba; torch, operation by operation, on the CPU or on a
+CUDA device; a captured CUDA graph."""
 
 
 class Predictor(Protocol):
@@ -29,6 +32,11 @@ class Predictor(Protocol):
     @property
     def number(self) -> int:
         """The number of the checkpoint that it runs."""
+
+    @property
+    def sample(self) -> npt.NDArray[np.float32]:
+        """Where `step` wants its sample: an array (N, F) of the predictor's own. What is written there, and
+        handed to `step` as this very array, is not copied once more."""
 
     @property
     def state(self) -> npt.NDArray[np.float32]:
@@ -58,7 +66,7 @@ class Predictor(Protocol):
         """
 
 
-def open_predictor(checkpoint: Checkpoint, backend: str = "eager", rows: int = 1) -> Predictor:
+def open_predictor(checkpoint: Checkpoint, backend: str = "compiled", rows: int = 1) -> Predictor:
     """A predictor of a checkpoint's model, for N rows, that has seen nothing yet.
 
     Only the backend asked for is imported.
@@ -77,8 +85,51 @@ def load_backend(backend: str) -> Callable[[Checkpoint, int], Predictor]:
     Raises:
         BackendError: a backend that this program or this machine does not have.
     """
-    if backend == "eager":
-        from twin.backends.eager import Eager
+    match backend:
+        case "compiled":
+            from twin.backends.compiled import Compiled
 
-        return Eager
+            return Compiled
+        case "eager":
+            from twin.backends.eager import Eager
+
+            return Eager
+        case "eager-cuda" | "graph":
+            return _cuda_backend(backend)
     raise BackendError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
+
+
+def prepare(backend: str, family: str, sizes: Sizes) -> None:
+    """Do once for this machine what such a model needs to be opened quickly: compile its step.
+
+    Raises:
+        SpecError: sizes that are no model's.
+    """
+    if backend == "compiled":
+        from twin.backends import compiled
+
+        compiled.prepare(family, sizes)
+
+
+def _cuda_backend(backend: str) -> Callable[[Checkpoint, int], Predictor]:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise BackendError(
+            f"backend {backend!r} needs a CUDA device, and torch {torch.__version__} finds none; "
+            f"available here: {', '.join(available_backends())}"
+        )
+    if backend == "graph":
+        from twin.backends.graph import Graph
+
+        return Graph
+    from twin.backends.eager import Eager
+
+    return partial(Eager, device="cuda")
+
+
+def available_backends() -> tuple[str, ...]:
+    """Those of `BACKENDS` that this machine can run. Asking imports torch."""
+    import torch
+
+    return BACKENDS if torch.cuda.is_available() else ("compiled", "eager")

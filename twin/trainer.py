@@ -21,7 +21,7 @@ from twin.checkpoint import Checkpoint, check_plant
 from twin.config import TrainerConfig
 from twin.errors import CheckpointError
 from twin.messages import Sample, Spec
-from twin.models import sizes_of
+from twin.models import Sizes, sizes_of
 from twin.models.model import Model, new_model, open_model
 from twin.models.scaling import Scaling
 from twin.window import Window
@@ -67,9 +67,13 @@ class Errors:
         return math.exp(one), math.exp(free)
 
 
-def _check_family(incumbent: Checkpoint, spec: Spec, config: TrainerConfig) -> None:
-    """Refuse to go on from a model of another kind than the settings ask for."""
-    asked = sizes_of(
+def asked_sizes(spec: Spec, config: TrainerConfig) -> Sizes:
+    """The sizes of the model that the settings ask for.
+
+    Raises:
+        SpecError: a size out of range.
+    """
+    return sizes_of(
         config.model,
         len(spec.inputs),
         len(spec.outputs),
@@ -78,6 +82,11 @@ def _check_family(incumbent: Checkpoint, spec: Spec, config: TrainerConfig) -> N
         config.taps,
         config.sequence_length,
     )
+
+
+def _check_family(incumbent: Checkpoint, spec: Spec, config: TrainerConfig) -> None:
+    """Refuse to go on from a model of another kind than the settings ask for."""
+    asked = asked_sizes(spec, config)
     if (config.model, asked) != (incumbent.family, incumbent.sizes):
         held, wanted = (
             f"{family} ({', '.join(f'{name} {size}' for name, size in sizes.items())})"

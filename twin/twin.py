@@ -62,7 +62,7 @@ class Twin:
         SpecError: a Spec or a window that cannot be.
     """
 
-    def __init__(self, spec: Spec, *, window: int = 200, backend: str = "eager") -> None:
+    def __init__(self, spec: Spec, *, window: int = 200, backend: str = "compiled") -> None:
         if window < 1:
             raise SpecError(f"window = {window} samples: at least 1 is needed")
         self.spec = check_spec(spec)
@@ -75,7 +75,7 @@ class Twin:
         self._spare_seen = 0  # of `window.count`
         self._last: Sample | None = None
         self._expected: dict[str, float] | None = None  # the published ŷ of the next sample
-        self._features = np.zeros((1, len(spec.features)), np.float32)
+        self._features = np.zeros((1, len(spec.features)), np.float32)  # of a sample; of the active predictor
 
     @property
     def model(self) -> int:
@@ -176,6 +176,7 @@ class Twin:
     def _change_back(self) -> None:
         """Leave a model that answered nonsense for the one before it, by the walk of every swap."""
         self.active, self.previous = None, None if self.active is self.previous else self.previous
+        self._features = self._features.copy()  # the predictor's own no more
         if self.spare is None and self.previous is not None:
             self._start_catching_up(self.previous)
 
@@ -215,6 +216,7 @@ class Twin:
         if self.active is not None:
             self.previous = self.active
         self.active, self.spare = self.spare, None
+        self._features = self.active.sample  # where it wants it: nothing to copy in a step
         self.counters.swaps += 1
         return True
 

@@ -37,6 +37,7 @@ class Window:
         self.count = 0
         """Samples pushed since the last reset, without bound."""
         self._ring: npt.NDArray[Any] = np.zeros((rows, 2 * length, features), dtype)
+        self._shape = (rows, features)
         self._twice = self._ring.reshape(rows, 2, length, features)  # the same memory as two copies
         self._end = length  # one past the newest sample, in the second copy
 
@@ -51,9 +52,8 @@ class Window:
         Raises:
             SpecError: another shape. NumPy would spread it over the rows without a word.
         """
-        rows, _, _, features = self._twice.shape
-        if z.shape != (rows, features):
-            raise SpecError(f"a sample of shape {z.shape}: this window takes {(rows, features)}, (N, F)")
+        if z.shape != self._shape:
+            raise SpecError(f"a sample of shape {z.shape}: this window takes {self._shape}, (N, F)")
         place = self.count % self.length
         self._twice[:, :, place] = z[:, None]
         self._end = self.length + place + 1

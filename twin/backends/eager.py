@@ -1,4 +1,4 @@
-"""Steps by torch, operation by operation, on the CPU: the reference that other backends are held to."""
+"""Steps by torch, one operation after the other, on the CPU or a CUDA device: what others are held to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from twin.checkpoint import Checkpoint
 from twin.errors import SpecError
@@ -16,32 +17,52 @@ _PORTION = 1_024
 """Samples that `warm` hands to torch at once, so that a long recording does not become one huge batch."""
 
 
-class Eager:
-    """The `Predictor` on torch. The number of torch's threads is the process's to choose."""
+def forbid_tf32() -> None:
+    """Let CUDA multiply float32 as float32, in the whole process.
 
-    def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
+    Left to themselves, cuDNN's recurrent layers round to tf32, which is three digits short of what models are
+    compared with.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+class Eager:
+    """The `Predictor` on torch. The number of torch's threads is the process's to choose.
+
+    On a CUDA device, sample and answer pass through pinned memory, which the device reads and writes by
+    itself; each step waits for its answer.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, rows: int, device: str = "cpu") -> None:
         if rows < 1:
             raise SpecError(f"{rows} rows: a predictor has at least one")
         self.rows = rows
         self.number = checkpoint.number
-        self._model = open_model(checkpoint).requires_grad_(False)
+        if on_device := device != "cpu":
+            forbid_tf32()
+        self._model = open_model(checkpoint).requires_grad_(False).to(device)
         self._step = self._model.stepping()
         self._features = len(checkpoint.spec.features)
         self._inputs = len(checkpoint.spec.inputs)
         # the sample (N, F), one memory seen by both: NumPy writes into it, torch reads
-        self._sample = np.zeros((rows, self._features), np.float32)
-        self._z = torch.from_numpy(self._sample)
+        self._host = torch.zeros(rows, self._features, pin_memory=on_device)
+        self.sample: npt.NDArray[np.float32] = self._host.numpy()
+        self._z = self._host.to(device)  # on the CPU the same tensor
+        self._answer: Tensor | None = None
+        if on_device:
+            self._answer = torch.zeros(rows, len(checkpoint.spec.outputs), pin_memory=True)
         self.reset()
 
     @property
     def state(self) -> npt.NDArray[np.float32]:
         """All that it remembers, (N, S), as a copy."""
-        return self._state.numpy().copy()
+        return self._state.cpu().numpy().copy()
 
     @state.setter
     def state(self, state: npt.NDArray[np.float32]) -> None:
         self._check("state", state, (self.rows, self._model.state_size))
-        self._state = torch.from_numpy(np.array(state, np.float32))
+        self._state = self._tensor(state)
 
     def reset(self) -> None:
         """Forget all samples."""
@@ -51,26 +72,34 @@ class Eager:
         """Follow samples z (N, T, F) without answering."""
         self._check("z", z, (self.rows, z.shape[1] if z.ndim == 3 else -1, self._features))
         with torch.inference_mode():
-            for portion in torch.split(torch.from_numpy(np.array(z, np.float32)), _PORTION, dim=1):
-                if portion.shape[1]:
-                    _, self._state = self._model(portion, self._state)
+            for start in range(0, z.shape[1], _PORTION):
+                _, self._state = self._model(self._tensor(z[:, start : start + _PORTION]), self._state)
 
     def step(self, z: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Follow one sample z (N, F), and answer the y (N, P) expected of the next one."""
-        if z.shape != self._sample.shape:
-            self._check("z", z, self._sample.shape)
-        self._sample[...] = z
+        if z is not self.sample:
+            self._check("z", z, self.sample.shape)
+            self.sample[...] = z
         with torch.inference_mode():
+            if self._answer is None:
+                y, self._state = self._step(self._z, self._state)
+                return y.numpy()
+            self._z.copy_(self._host, non_blocking=True)
             y, self._state = self._step(self._z, self._state)
-        return y.numpy()
+            self._answer.copy_(y, non_blocking=True)
+        torch.cuda.current_stream().synchronize()
+        return self._answer.numpy()
 
     def free_run(self, z: npt.NDArray[Any], u: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Simulate from z (N, F) with inputs u (N, T, U): y (N, T, P) at the instants of u."""
         self._check("z", z, (self.rows, self._features))
         self._check("u", u, (self.rows, u.shape[1] if u.ndim == 3 else -1, self._inputs))
         with torch.inference_mode():
-            start, inputs = (torch.from_numpy(np.array(a, np.float32)) for a in (z, u))
-            return self._model.free_run(start, inputs, self._state).numpy()
+            return self._model.free_run(self._tensor(z), self._tensor(u), self._state).cpu().numpy()
+
+    def _tensor(self, a: npt.NDArray[Any]) -> Tensor:
+        """A copy of its own, where the model is."""
+        return torch.from_numpy(np.array(a, np.float32)).to(self._z.device)
 
     def _check(self, name: str, a: npt.NDArray[Any], shape: tuple[int, ...]) -> None:
         if a.shape != shape:

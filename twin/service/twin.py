@@ -17,11 +17,13 @@ from twin.config import Config
 from twin.errors import CheckpointError
 from twin.messages import Message, Prediction, Sample, Spec
 from twin.predictor import Predictor, load_backend, open_predictor
+from twin.realtime import become_realtime, collect, stay_ordinary
 from twin.twin import Twin
 
 STALE_PERIODS: Final = 10
 STALE_FLOOR: Final = 0.25  # s; at 1 kHz ten periods are shorter than a busy machine's hiccups
 LOOK: Final = 0.05  # s between two looks into the run directory
+AHEAD: Final = 4  # models opened and not yet taken up
 LOOK_EVERY: Final = 16  # samples between them in a stream that no clock drives
 
 
@@ -51,9 +53,11 @@ class Loader(threading.Thread):
         return (checkpoint, open_predictor(checkpoint, self.backend, 1)) if checkpoint else None
 
     def run(self) -> None:
-        """Look until told to stop."""
+        """Look until told to stop, and no farther ahead than the loop takes models up."""
+        stay_ordinary()
         while not self._over.wait(LOOK):
-            self.look()
+            if self.ready.qsize() < AHEAD:
+                self.look()
 
     def look(self) -> None:
         """Open what is new, if anything is."""
@@ -77,6 +81,9 @@ def predict(config: Config) -> None:
     """Answer the samples of a source until a signal comes."""
     sys.setswitchinterval(5e-4)  # s; the loader must not keep the loop waiting for the default 5 ms
     load_backend(config.twin.backend)  # now, and not when the first model comes
+    if config.twin.realtime:
+        for text in become_realtime():
+            service.say(text)
     stop = service.Stop()  # a signal during the imports ends the process at once
     with service.publisher(config, "twin", stop) as publisher:
         publisher.wait_for(Prediction, config.bus.await_subscribers, service.PATIENCE)
@@ -127,6 +134,8 @@ def follow(
             if now - reported > service.REPORT_PERIOD:
                 reported = now
                 report(twin, stream, publisher, t)
+                if config.twin.realtime:
+                    collect()
         return None
     finally:
         report(twin, stream, publisher, t)

@@ -1,0 +1,203 @@
+"""`refit`: time and result of one refit, with 1 and 2 threads, each in a process of its own.
+
+- `Trainer`: one `twin.trainer.Trainer.refit` with its default settings, on 60 s of the default motor with
+  noise and load, from an incumbent that the same data made; judged, as always, on samples that come later.
+- `anchor`: a fixed amount of plain work for comparison with other ways to do it: 200 steps of Adam on 32
+  windows of 200 samples, a plain `nn.GRU(3, 32)` and `nn.Linear` that learn the next increment.
+
+Each time stands beside what came out, so that faster cannot hide worse. Errors are those on later samples,
+over those of a reference: for `Trainer` the incumbent, one step ahead and in free run; for the anchor
+persistence, one step ahead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.bars import bars
+from benchmarks.rounds import interleave, median_of, median_ratio
+from simulators import SensorNoise, default_load, default_voltage, motor, signal, simulate
+from twin.errors import TwinError
+from twin.messages import Sample
+
+DT: Final = 1e-3  # s
+THREADS: Final = (1, 2)
+ROUNDS: Final = 3
+WINDOWS: Final = 32  # of the anchor's work
+LENGTH: Final = 200  # samples of each
+
+Size = dict[str, int]
+"""seconds of data, steps of a refit, steps of the anchor's work."""
+FULL: Final[Size] = {"seconds": 60, "steps": 60, "anchor_steps": 200}
+QUICK: Final[Size] = {"seconds": 10, "steps": 8, "anchor_steps": 8}
+
+
+def stream(seconds: float) -> list[Sample]:
+    """The default motor under its default voltage and load, with noise."""
+    plant = motor()
+    voltage, load = signal(default_voltage(plant)), signal(default_load(plant), seed=2)
+    noise = SensorNoise.of(plant)
+    return list(simulate(plant, voltage=voltage, load=load, dt=DT, duration=seconds, noise=noise))
+
+
+def trainer_refit(size: Size) -> dict[str, float]:
+    """One refit from an incumbent: seconds, and errors over the incumbent's on later samples."""
+    from twin.config import TrainerConfig, TwinConfig
+    from twin.trainer import Trainer
+
+    config = TrainerConfig(steps=size["steps"], history=size["seconds"])
+    trainer = Trainer(motor().spec(DT), config, TwinConfig().window)
+    samples = stream(size["seconds"] + config.period)
+    later = len(samples) - round(config.period / DT)
+    for sample in samples[:later]:
+        trainer.observe(sample)
+    for _ in trainer.refit():
+        pass
+    if not (verdict := trainer.accept()).passed:
+        raise TwinError(f"there is no incumbent to refit: {verdict.text}")
+    for sample in samples[later:]:
+        trainer.observe(sample)
+    start = time.perf_counter()
+    for _ in trainer.refit():
+        pass
+    seconds = time.perf_counter() - start
+    verdict = trainer.accept()
+    ratios = {name: verdict.figures[name] for name in ("one_step_ratio", "free_run_ratio")}
+    return {"s": seconds, "ms_per_step": 1e3 * seconds / size["steps"], **ratios}
+
+
+def anchor_refit(size: Size) -> dict[str, float]:
+    """The fixed work: seconds, and errors over those of persistence on later samples."""
+    import torch
+    from torch import nn
+
+    spec, steps = motor().spec(DT), size["anchor_steps"]
+    z = np.array([spec.row(sample) for sample in stream(size["seconds"])])
+    y = z[:, len(spec.inputs) :]
+    change = np.diff(y, axis=0)
+    scaled, target = (z - z.mean(0)) / z.std(0), change / change.std(0)
+
+    def windows(first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
+        starts = np.linspace(first, last - LENGTH - 1, WINDOWS).astype(int)
+        rows = starts[:, None] + np.arange(LENGTH)
+        x, wanted = (torch.from_numpy(a[rows].astype(np.float32)) for a in (scaled, target))
+        return x, wanted
+
+    seen = len(z) * 9 // 10
+    (x, wanted), (x_later, wanted_later) = windows(0, seen), windows(seen, len(z))
+    torch.manual_seed(1)
+    net, readout = nn.GRU(3, 32, batch_first=True), nn.Linear(32, 2)
+    optimiser = torch.optim.Adam([*net.parameters(), *readout.parameters()], 1e-2)
+    start = time.perf_counter()
+    for _ in range(steps):
+        optimiser.zero_grad(set_to_none=True)
+        loss = (readout(net(x)[0]) - wanted).square().mean()
+        loss.backward()
+        optimiser.step()
+    seconds = time.perf_counter() - start
+    with torch.no_grad():  # persistence answers no change
+        error = (readout(net(x_later)[0]) - wanted_later).square().mean() / wanted_later.square().mean()
+    return {"s": seconds, "ms_per_step": 1e3 * seconds / steps, "one_step_ratio": float(error.sqrt())}
+
+
+WORK: Final = {"Trainer": trainer_refit, "anchor": anchor_refit}
+
+
+def in_a_process(work: str, threads: int, size: Size) -> dict[str, float]:
+    """Do it in a new process: how many threads torch has is settled once in each.
+
+    Raises:
+        TwinError: it failed.
+    """
+    code = f"from benchmarks.refit import answer; answer({work!r}, {threads}, {size})"
+    names = (f"{library}_NUM_THREADS" for library in ("OMP", "OPENBLAS", "MKL"))
+    environment = os.environ | {name: str(threads) for name in names}
+    with tempfile.TemporaryFile() as words:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=words,
+            env=environment,
+            cwd=Path(__file__).parent.parent,
+            process_group=0,  # Ctrl-C reaches this process, which then ends the other
+        )
+        try:
+            figures, _ = process.communicate()
+        finally:
+            process.kill()
+        words.seek(0)
+        if process.returncode:
+            raise TwinError(f"{work} with {threads} threads failed: {words.read().decode().strip()}")
+    return {name: float(value) for name, value in json.loads(figures).items()}
+
+
+def answer(name: str, threads: int, size: Size) -> None:
+    """What that process does: print the figures."""
+    import torch
+
+    torch.set_num_threads(threads)
+    print(json.dumps(WORK[name](size)))
+
+
+def measure(console: Console, *, quick: bool) -> dict[str, Any]:
+    """Every work with every number of threads, in interleaved rounds."""
+    rounds, size = (1, QUICK) if quick else (ROUNDS, FULL)
+    turns = {_title(name, n): partial(in_a_process, name, n, size) for name in WORK for n in THREADS}
+    found = interleave(turns, rounds, console, "refit")
+    middle = {name: median_of(each) for name, each in found.items()}
+    summary: dict[str, float] = {}
+    for name, prefix in (("Trainer", "refit"), ("anchor", "anchor_refit")):
+        one, two = (_title(name, n) for n in THREADS)
+        summary |= {
+            f"{prefix}_1_thread_s": middle[one]["s"],
+            f"{prefix}_2_threads_s": middle[two]["s"],
+            f"{prefix}_2_threads_vs_1": median_ratio(found[two], found[one], "s"),
+            f"{prefix}_one_step_ratio": middle[one]["one_step_ratio"],
+        }
+    summary["refit_free_run_ratio"] = middle[_title("Trainer", 1)]["free_run_ratio"]
+    return {"size": size, "rounds": found, "median": middle, "summary": summary}
+
+
+def _title(name: str, threads: int) -> str:
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def table(result: dict[str, Any]) -> Table:
+    """Medians over the rounds."""
+    size = result["size"]
+    view = Table(
+        title=f"Trainer: {size['steps']} steps on {size['seconds']} s of samples; anchor: "
+        f"{size['anchor_steps']} steps on {WINDOWS} × {LENGTH} samples"
+    )
+    view.add_column("refit", no_wrap=True)
+    for heading in ("s", "ms a step", "one step ahead", "free run"):
+        view.add_column(heading, justify="right")
+    for name, figures in result["median"].items():
+        free_run = figures.get("free_run_ratio")
+        view.add_row(
+            name,
+            f"{figures['s']:.2f}",
+            f"{figures['ms_per_step']:.1f}",
+            f"× {figures['one_step_ratio']:.3f}",
+            "" if free_run is None else f"× {free_run:.3f}",
+        )
+    view.caption = "errors on later samples: Trainer's over the incumbent's, the anchor's over persistence's"
+    return view
+
+
+def plot(result: dict[str, Any], folder: Path) -> list[Path]:
+    """The times as bars."""
+    values = {name: figures["s"] for name, figures in result["median"].items()}
+    return [bars(values, "one refit", "s, median", folder / "refit.svg")]

@@ -1,0 +1,284 @@
+"""The machine code: activations against float64, every step against a float64 reference, its cache."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from numba import njit
+
+from twin.backends import compiled
+from twin.backends.compiled import Compiled
+from twin.checkpoint import Checkpoint
+from twin.kernels.activations import logistic, tanh
+from twin.kernels.layout import FAMILIES as PLACES
+from twin.messages import Spec
+from twin.models import FAMILIES, sizes_of
+from twin.models.model import Model, new_model, open_model
+from twin.models.scaling import Scaling
+from twin.predictor import prepare
+
+SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
+PARITY = 2e-6
+"""Largest error of a state, whose numbers are at most about one, and of an output in its own scale."""
+
+Floats = npt.NDArray[np.float32]
+
+
+# -- activations -------------------------------------------------------------------------------------
+
+
+@njit
+def apply_tanh(x: Floats, y: Floats) -> None:
+    for i in range(len(x)):
+        y[i] = tanh(x[i])
+
+
+@njit
+def apply_logistic(x: Floats, y: Floats) -> None:
+    for i in range(len(x)):
+        y[i] = logistic(x[i])
+
+
+def inputs_of_all_sizes() -> Floats:
+    """Every 997th float32 there is, of both signs, and a dense grid where the functions bend."""
+    bits = np.arange(0, 0x7F800000, 997, dtype=np.uint32).view(np.float32)
+    grid = np.linspace(-12, 12, 2_000_001, dtype=np.float32)
+    return np.concatenate([bits, -bits, grid])
+
+
+def test_tanh_is_within_a_unit_in_the_last_place_of_one() -> None:
+    x = inputs_of_all_sizes()
+    y = np.empty_like(x)
+    apply_tanh(x, y)
+    exact = np.tanh(x.astype(np.float64))
+    error = np.abs(y - exact)
+    assert error.max() <= 1e-7
+    normal = np.abs(x) > 1e-37  # below, a float32 itself has fewer digits
+    assert (error[normal] / np.abs(exact[normal])).max() <= 1.8e-7
+    assert np.abs(y).max() <= 1.0
+
+
+def test_logistic_is_within_a_unit_in_the_last_place_of_one() -> None:
+    x = inputs_of_all_sizes()
+    y = np.empty_like(x)
+    apply_logistic(x, y)
+    with np.errstate(over="ignore"):
+        exact = 1 / (1 + np.exp(-x.astype(np.float64)))
+    assert np.abs(y - exact).max() <= 1e-7
+    assert y.min() >= 0.0
+    assert y.max() <= 1.0
+
+
+def test_activations_at_the_ends_of_float32() -> None:
+    largest, smallest = np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal
+    x = np.array([np.nan, np.inf, -np.inf, largest, -largest, 0.0, -0.0, smallest, -smallest], np.float32)
+    y = np.empty_like(x)
+    apply_tanh(x, y)
+    assert np.isnan(y[0])
+    assert y[1:5].tolist() == [1.0, -1.0, 1.0, -1.0]
+    assert np.array_equal(np.signbit(y[5:]), np.signbit(x[5:]))
+    assert np.abs(y[5:]).max() <= 2 * smallest
+    apply_logistic(x, y)
+    assert np.isnan(y[0])
+    assert y[[1, 3]].tolist() == [1.0, 1.0]
+    assert np.abs(y[[2, 4]]).max() < 1e-37
+    assert y[5:].tolist() == [0.5] * 4
+
+
+# -- parity ------------------------------------------------------------------------------------------
+
+
+def model_of(family: str, hidden_size: int, layers: int, taps: int = 8, window: int = 10) -> Model:
+    """A model whose every weight takes part, of signals that are far from zero."""
+    wander = np.random.default_rng(5).normal(size=(500, 3)).cumsum(axis=0) * [2.0, 0.3, 40.0] + [0, 1, 200]
+    scaling = Scaling.of(wander, n_outputs=2)
+    model = new_model(
+        family, SPEC, scaling, hidden_size=hidden_size, layers=layers, taps=taps, window=window, seed=3
+    )
+    noise = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn(weight.shape, generator=noise) / (2 * hidden_size**0.5))
+        readout = model.core.readout.weight
+        readout.copy_(torch.randn(readout.shape, generator=noise) / readout.shape[1] ** 0.5)
+    return model
+
+
+def checkpoint_of(model: Model) -> Checkpoint:
+    return Checkpoint(1, None, model.family, model.sizes, SPEC, model.tensors())
+
+
+def assert_parity(model: Model, steps: int, rows: int = 1) -> None:
+    """Every step against float64 torch, from the state that the compiled one stepped from."""
+    predictor = Compiled(checkpoint_of(model), rows)
+    scale, mean = model.scale.numpy(), model.mean.numpy()
+    z = (np.random.default_rng(6).normal(size=(steps, rows, 3)) * scale + mean).astype(np.float32)
+    states = np.empty((steps + 1, rows, model.state_size), np.float32)
+    answers = np.empty((steps, rows, 2), np.float32)
+    states[0] = predictor.state
+    for k in range(steps):
+        answers[k] = predictor.step(z[k])
+        states[k + 1] = predictor.state
+    exact = open_model(checkpoint_of(model)).double()
+    step = exact.stepping()
+    for first in range(0, steps, 10_000):
+        part = slice(first, min(first + 10_000, steps))
+        with torch.no_grad():
+            y, after = step(
+                torch.from_numpy(z[part]).double().flatten(0, 1),
+                torch.from_numpy(states[part]).double().flatten(0, 1),
+            )
+        found, wanted = states[1:][part].reshape(after.shape), after.numpy()
+        # what is larger than one, a cell's c, may be off by as much more
+        assert (np.abs(found - wanted) / np.maximum(np.abs(wanted), 1)).max() <= PARITY
+        error = np.abs(answers[part].reshape(y.shape) - y.numpy()) / scale[1:]
+        size = np.maximum(np.abs(y.numpy() - mean[1:]) / scale[1:], 1)
+        assert (error / size).max() <= PARITY
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("hidden_size", [1, 7, 16, 33])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_step_is_that_of_float64(family: str, hidden_size: int, layers: int) -> None:
+    assert_parity(model_of(family, hidden_size, layers), steps=1_000)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("hidden_size", [16, 32, 64, 128])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_one_of_100_000_steps_is_that_of_float64(family: str, hidden_size: int, layers: int) -> None:
+    assert_parity(model_of(family, hidden_size, layers), steps=100_000)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("rows", [2, 3, 4, 5, 9])
+def test_every_step_of_a_fleet_is_that_of_float64(family: str, rows: int) -> None:
+    """Whole tiles of rows, and tiles that are not full."""
+    assert_parity(model_of(family, hidden_size=20, layers=2), steps=50, rows=rows)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_cores_together_step_as_one(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(family, hidden_size=16, layers=1)
+    z = np.random.default_rng(1).normal(size=(20, 301, 3)).astype(np.float32)
+    alone = Compiled(checkpoint_of(model), 301)
+    monkeypatch.setattr(compiled, "PARALLEL", 301)
+    together = Compiled(checkpoint_of(model), 301)
+    for each in z:
+        assert np.array_equal(alone.step(each), together.step(each))
+    assert np.array_equal(alone.state, together.state)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 5, 1), (3, 5, 16, 2), (64, 64, 8, 1)], ids=str)
+def test_any_number_of_inputs_and_outputs(sizes: tuple[int, int, int, int]) -> None:
+    inputs, outputs, hidden_size, taps = sizes
+    spec = Spec(
+        inputs=tuple(f"u{i}" for i in range(inputs)), outputs=tuple(f"y{i}" for i in range(outputs)), dt=0.1
+    )
+    z = np.random.default_rng(2).normal(size=(30, 1, inputs + outputs)).astype(np.float32)
+    model = new_model("gru", spec, Scaling.of(z[:, 0], outputs), hidden_size=hidden_size, taps=taps)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    predictor = Compiled(Checkpoint(1, None, "gru", model.sizes, spec, model.tensors()), 1)
+    with torch.no_grad():
+        wanted, _ = model(torch.from_numpy(z).transpose(0, 1), model.initial_state(1))
+    found = np.stack([predictor.step(each)[0].copy() for each in z])
+    assert np.abs(found - wanted[0].numpy()).max() < 2e-5
+
+
+# -- behaviour ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sample_that_is_not_finite_shows_in_the_answer(family: str) -> None:
+    predictor = Compiled(checkpoint_of(model_of(family, 16, 1)), 1)
+    predictor.sample[...] = [1.0, np.nan, 2.0]
+    assert np.isnan(predictor.step(predictor.sample)).all()
+    predictor.reset()
+    predictor.sample[...] = 1.0
+    assert np.isfinite(predictor.step(predictor.sample)).all()
+
+
+def test_a_step_allocates_nothing() -> None:
+    import tracemalloc
+
+    predictor = Compiled(checkpoint_of(model_of("gru", 32, 1)), 1)
+    predictor.step(predictor.sample)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.take_snapshot()
+        for _ in range(1_000):
+            predictor.step(predictor.sample)
+        after = tracemalloc.take_snapshot()
+    finally:
+        tracemalloc.stop()
+    grown = [each for each in after.compare_to(before, "filename") if "compiled.py" in str(each.traceback)]
+    assert sum(each.size_diff for each in grown) == 0
+
+
+def test_every_family_has_its_kernel() -> None:
+    assert set(PLACES) == set(FAMILIES)
+
+
+def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
+    """The kernel comes from the disk: no file appears, and none is written again."""
+    program = (
+        "from twin.predictor import prepare; from twin.models import sizes_of; import sys;"
+        "prepare('compiled', 'rnn', sizes_of('rnn', 1, 2, 8)); print('torch' in sys.modules)"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def run() -> dict[Path, int]:
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout == "False\n"  # and no torch is loaded for it
+        return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb*")}
+
+    first = run()
+    assert len(first) == 2  # an index, and the code
+    assert run() == first
+
+
+def test_other_sizes_and_other_sources_are_other_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the cache's key must hold: a kernel of other sizes, or of another version, is never taken."""
+    from twin.kernels import follow
+
+    monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path))
+    follow.follower.cache_clear()
+
+    def codes() -> int:
+        return len(list(tmp_path.rglob("*.nbc")))
+
+    prepare("compiled", "rnn", sizes_of("rnn", 1, 2, 8))
+    prepare("compiled", "rnn", sizes_of("rnn", 1, 2, 9))
+    assert codes() == 2
+    monkeypatch.setattr(follow, "_VERSION", follow._VERSION + 1)
+    follow.follower.cache_clear()
+    prepare("compiled", "rnn", sizes_of("rnn", 1, 2, 8))
+    assert codes() == 3
+    follow.follower.cache_clear()
+
+
+def test_without_a_place_for_the_cache_it_compiles_all_the_same(tmp_path: Path) -> None:
+    """A read-only installation and a home that is none: no error, only the time of a compilation."""
+    program = (
+        "from numba.core import caching;"
+        "(getattr(caching, 'CacheImpl', None) or caching._CacheImpl)._locator_classes = [];"
+        "from twin.predictor import prepare; from twin.models import sizes_of;"
+        "prepare('compiled', 'rnn', sizes_of('rnn', 1, 2, 4)); print('compiled')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "compiled\n"

@@ -1,0 +1,70 @@
+"""Real-time manners, each in a process of its own: they cannot be taken off again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def run(program: str, *, unprivileged: bool = False) -> list[str]:
+    """The lines that a program prints."""
+    if unprivileged:  # as most programs run: no right to a priority, and no memory to lock
+        program = (
+            "import os, resource, twin.realtime;"  # another user may not be allowed to read them
+            "resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0));"
+            "resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0));"
+            "os.geteuid() == 0 and (os.setgid(65534), os.setuid(65534))\n" + program
+        )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+REPORT = """
+import gc, os, threading
+from twin.realtime import become_realtime, collect, stay_ordinary
+print(len(become_realtime()))
+print(os.sched_getscheduler(0) == os.SCHED_FIFO)
+print("VmLck:\\t       0 kB" not in open("/proc/self/status").read())
+print(gc.isenabled(), gc.get_freeze_count() > 1000)
+found = []
+def beside():
+    stay_ordinary()
+    found.append(os.sched_getscheduler(0) == os.SCHED_OTHER)
+thread = threading.Thread(target=beside); thread.start(); thread.join()
+print(found[0], os.sched_getscheduler(0) == os.SCHED_FIFO)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to a real-time priority")
+def test_all_manners_where_they_are_permitted() -> None:
+    refused, priority, locked, garbage, threads = run(REPORT)
+    if refused != "0":
+        pytest.skip("this container grants root no real-time priority or no locked memory")
+    assert (priority, locked) == ("True", "True")
+    assert garbage == "False True"
+    assert threads == "True True"  # what works beside the loop left the priority, the loop kept it
+
+
+def test_what_is_not_permitted_is_said_in_a_line_each_and_left() -> None:
+    program = "from twin.realtime import become_realtime\nprint(*become_realtime(), sep='\\n')"
+    lines = run(program, unprivileged=True)
+    assert len(lines) == 2
+    assert lines[0].startswith("no real-time priority: ")
+    assert lines[1].startswith("memory not locked: ")
+    assert all("go without --realtime" in line for line in lines)
+
+
+def test_a_cycle_in_the_loop_is_collected_when_asked() -> None:
+    program = """
+import gc, weakref
+from twin.realtime import become_realtime, collect
+become_realtime()
+class Loop: pass
+loop = Loop(); loop.itself = loop
+seen = weakref.ref(loop); del loop
+print(seen() is None); collect(); print(seen() is None)
+"""
+    assert run(program) == ["False", "True"]

@@ -1,0 +1,147 @@
+"""The step itself, compiled for a layout: take in samples, answer the next outputs.
+
+Numba keeps the machine code on disk, under a key of the layout, the CPU and the content of this folder, so
+that only the first process ever compiles it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numba import njit, prange, types
+
+from twin.kernels.cells import cell
+from twin.kernels.layout import Layout
+from twin.kernels.vectors import accumulate, copy, dot, integer, load, pointer, store
+
+TILE: Final = 4
+"""Rows that a fleet's kernel takes together, so that a weight that was loaded serves all of them."""
+
+_ONE: Final = np.float32(1.0)
+_INLINE: Final[dict[str, Any]] = {"fastmath": {"contract"}, "forceinline": True}
+_VERSION: Final = int.from_bytes(
+    hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).digest()[:6],
+    "big",
+)
+
+Follow = Callable[[int], None]
+
+
+@njit(**_INLINE)
+def _take(p: Any, mean: Any, q: Any, samples: Any, z: Any, at: Any, features: Any, taps: Any) -> None:
+    """Scale the sample at z[at], and append it to the newest samples."""
+    last = samples + (taps - 1) * features
+    for i in range(samples, last):
+        store(q, i, load(q, i + features))
+    for f in range(features):
+        x = load(z, at + f) - load(p, mean + f)
+        store(q, last + f, x * load(p, mean + features + f))
+
+
+@njit(**_INLINE)
+def _begin_window(q: Any, h: Any, samples: Any, mark: Any, features: Any, taps: Any) -> None:
+    """h of all layers is one; before the first sample, which is the newest, all others were like it."""
+    for j in range(h, samples):
+        store(q, j, _ONE)
+    if load(q, mark) == 0:
+        for i in range((taps - 1) * features):
+            store(q, samples + i, load(q, samples + (taps - 1) * features + i % features))
+        store(q, mark, _ONE)
+
+
+@njit(**_INLINE)
+def _begin_answer(p: Any, bias: Any, q: Any, y: Any, z: Any, at: Any, outputs: Any) -> None:
+    """ŷ = y(k) + bias: what the readout adds to."""
+    for i in range(outputs):
+        store(q, y + i, load(z, at + i) + load(p, bias + i))
+
+
+@njit(**_INLINE)
+def _answer(p: Any, readout: Any, reach: Any, q: Any, h: Any, y: Any, span: Any, outputs: Any) -> None:
+    """ŷ += the readout of what begins at h, of each output i at readout + i reach."""
+    for i in range(outputs):
+        store(q, y + i, load(q, y + i) + dot(p, readout + i * reach, q, h, span))
+
+
+@lru_cache(maxsize=64)
+def follower(layout: Layout, tile: int = 1, parallel: bool = False) -> Follow:
+    """What takes in samples, and leaves in each row its state and the ŷ after the last of them.
+
+    It is called with the address of six 64-bit integers: the addresses of the weights, of the rows and of the
+    samples z (N, T, F), then N, T, and the number of threads; N and T at least 1, and rows for whole tiles.
+    Nothing is checked: that is the caller's to do. As arguments they would cost 15 ns each.
+
+    A single twin's step keeps Python's lock: to give it back and take it again costs as much as the step, and
+    whoever took it meanwhile would be waited for. A fleet's runs without the lock.
+    """
+    # constants, from here on: what the function below finds in its closure is part of its machine code
+    version, family, layers, gates = 2 * _VERSION + parallel, layout.family, layout.layers, layout.gates
+    features, inputs, outputs, hidden = layout.features, layout.inputs, layout.outputs, layout.hidden
+    taps, lanes, wide, size = layout.taps, layout.lanes, layout.blocks * layout.lanes, layout.row
+    above, second, readout, reach = layout.layer, layout.second, layout.readout, layout.reach
+    bias, mean, scratch, windowed = layout.bias, layout.mean, layout.scratch, layout.windowed
+    h_at, samples_at, y_at, mark_at = layout.h, layout.samples, layout.y, layout.mark
+    columns, skip = gates * lanes, wide - gates * lanes
+    span = lanes if windowed else reach  # of the readout that one pass through the layers feeds
+
+    @njit(nogil=tile > 1, parallel=parallel, fastmath={"contract"})
+    def follow(call: Any) -> None:
+        n, steps, threads = integer(call, 3), integer(call, 4), integer(call, 5)
+        tiles = (n + tile - 1) // tile
+        for thread in prange(threads):
+            p = pointer(integer(call, 0), version)
+            q = pointer(integer(call, 1), version)
+            z = pointer(integer(call, 2), version)
+            g = scratch + thread * tile * wide  # the sums of a layer
+            for k in range(tiles * thread // threads, tiles * (thread + 1) // threads):
+                base = k * tile * size
+                for t in range(steps):
+                    for r in range(tile):
+                        row = base + r * size
+                        # what fills up the last tile repeats the last sample, and is of no use
+                        at = (min(k * tile + r, n - 1) * steps + t) * features
+                        _take(p, mean, q, row + samples_at, z, at, features, taps)
+                        if windowed:
+                            _begin_window(q, row + h_at, row + samples_at, row + mark_at, features, taps)
+                        _begin_answer(p, bias, q, row + y_at, z, at + inputs, outputs)
+                    first = taps - 1
+                    if windowed:  # nothing is carried but the samples: only the last window counts
+                        first = 0 if t == steps - 1 else taps
+                    for tap in range(first, taps):
+                        for layer in range(layers):
+                            h = base + h_at + layer * lanes
+                            w = 0 if layer == 0 else second + (layer - 1) * above
+                            for r in range(tile):  # the block of sums that x does not feed
+                                copy(p, g + r * wide + columns, w + columns, skip)
+                            if layer == 0:
+                                x = base + samples_at + tap * features
+                                accumulate(p, w, 0, g, wide, w + wide, q, x, size, tile, features, columns)
+                                w += wide + features * columns
+                            else:
+                                x = h - lanes
+                                accumulate(p, w, 0, g, wide, w + wide, q, x, size, tile, hidden, columns)
+                                w += wide + hidden * columns
+                            s = g + skip
+                            accumulate(p, s, wide, s, wide, w, q, h, size, tile, hidden, columns)
+                            for r in range(tile):
+                                row = h + r * size
+                                cell(family, p, g + r * wide, q, row, row - h_at, lanes)
+                        c = readout + (tap - first) * lanes
+                        for r in range(tile):
+                            row = base + r * size
+                            last_h = row + samples_at - lanes
+                            _answer(p, c, reach, q, last_h, row + y_at, span, outputs)
+
+    with contextlib.suppress(RuntimeError):  # no folder to write to: then each process compiles
+        follow.enable_caching()
+    signature = (types.int64,)
+    follow.compile(signature)
+    # the dispatcher would look at the types of the arguments again at each call
+    entry: Follow = follow.overloads[signature].entry_point
+    return entry

@@ -1,0 +1,75 @@
+"""Real-time manners of a loop: priority, locked memory, no garbage collector, one thread.
+
+None of this makes a step faster; it keeps other work on the machine from making one late. Each measure is
+taken where the system permits it. The loop blocks while it waits: polling busily takes the core from those
+who bring the samples.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import sys
+from typing import Final
+
+PRIORITY: Final = 20
+"""Of SCHED_FIFO, 1 to 99: above all ordinary processes, below the kernel's own threads at 50."""
+_LOCK_ALL: Final = 1 | 2  # MCL_CURRENT, MCL_FUTURE
+_ADVICE: Final = "grant it with `ulimit` or CAP_SYS_NICE and CAP_IPC_LOCK, or go without --realtime"
+
+
+def become_realtime() -> list[str]:
+    """Give this thread and those it starts from now on real-time manners; in words, what was not permitted.
+
+    Call it before sockets are made, so that their threads come along, and after all imports, so that what
+    those left behind is never looked through again.
+    """
+    refused = [text for text in (_take_priority(), _lock_memory()) if text]
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    _one_thread()
+    return refused
+
+
+def stay_ordinary() -> None:
+    """Take this thread out of it again: it works beside the loop, and must not be in its way."""
+    if hasattr(os, "sched_setscheduler"):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def collect() -> None:
+    """Collect the garbage of the loop, a few microseconds' worth; for a moment in which nothing is due."""
+    gc.collect()
+
+
+def _take_priority() -> str:
+    if not hasattr(os, "sched_setscheduler"):
+        return "no real-time priority: this system has no SCHED_FIFO"
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+    except OSError as error:
+        return f"no real-time priority: {error.strerror}; {_ADVICE}"
+    return ""
+
+
+def _lock_memory() -> str:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "mlockall"):
+        return "memory not locked: this system has no mlockall"
+    if libc.mlockall(_LOCK_ALL):
+        return f"memory not locked: {os.strerror(ctypes.get_errno())}; {_ADVICE}"
+    return ""
+
+
+def _one_thread() -> None:
+    """A single step is too small to be shared; threads would only wait for each other."""
+    if "numba" in sys.modules:
+        import numba
+
+        numba.set_num_threads(1)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(1)
