@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twin.checkpoint import Checkpoint
-from twin.errors import BackendError
+from twin.errors import BackendError, SpecError
 from twin.models import Sizes
 
 BACKENDS: Final = ("compiled", "eager", "eager-cuda", "graph")
@@ -64,6 +64,16 @@ class Predictor(Protocol):
         after it. Returns y (N, T, P) at the instants of u; the last input is not used, for it acts only
         after them. To look ahead after `step(z)` has answered ŷ, go on from the sample [u(k+1), ŷ].
         """
+
+
+def check_shape(name: str, a: npt.NDArray[Any], shape: tuple[int, ...]) -> None:
+    """Refuse an array of another shape.
+
+    Raises:
+        SpecError: with its name, its shape and the one that is taken.
+    """
+    if a.shape != shape:
+        raise SpecError(f"{name} has the shape {a.shape}, this predictor takes {shape}")
 
 
 def open_predictor(checkpoint: Checkpoint, backend: str = "compiled", rows: int = 1) -> Predictor:

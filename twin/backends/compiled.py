@@ -14,6 +14,7 @@ from twin.errors import SpecError
 from twin.kernels.follow import TILE, follower
 from twin.kernels.layout import block, fill, layout_of
 from twin.models import Sizes, check_sizes, state_size
+from twin.predictor import check_shape
 
 PARALLEL: Final = 2_048
 """Rows from which on all cores step together; fewer are done before the others have woken up."""
@@ -59,7 +60,7 @@ class Compiled:
 
     @state.setter
     def state(self, state: npt.NDArray[np.float32]) -> None:
-        self._check("state", state, (self.rows, self._state_size))
+        check_shape("state", state, (self.rows, self._state_size))
         self.reset()
         place = 0
         for part in self._parts():
@@ -84,7 +85,7 @@ class Compiled:
 
     def warm(self, z: npt.NDArray[Any]) -> None:
         """Follow samples z (N, T, F) without answering; a window is one compiled call."""
-        self._check("z", z, (self.rows, z.shape[1] if z.ndim == 3 else -1, self._layout.features))
+        check_shape("z", z, (self.rows, z.shape[1] if z.ndim == 3 else -1, self._layout.features))
         for start in range(0, z.shape[1], _PORTION):
             portion = np.ascontiguousarray(z[:, start : start + _PORTION], np.float32)
             call = self._call(portion, portion.shape[1])
@@ -94,7 +95,7 @@ class Compiled:
         """Follow one sample z (N, F), and answer the y (N, P) expected of the next one."""
         if z is not self.sample:
             if z.shape != self._shape:
-                self._check("z", z, self._shape)
+                check_shape("z", z, self._shape)
             self.sample[...] = z
         self._run(self._step_at)
         return self._y
@@ -106,8 +107,8 @@ class Compiled:
     def free_run(self, z: npt.NDArray[Any], u: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Simulate from z (N, F) with inputs u (N, T, U): y (N, T, P) at the instants of u."""
         layout = self._layout
-        self._check("z", z, self._shape)
-        self._check("u", u, (self.rows, u.shape[1] if u.ndim == 3 else -1, layout.inputs))
+        check_shape("z", z, self._shape)
+        check_shape("u", u, (self.rows, u.shape[1] if u.ndim == 3 else -1, layout.inputs))
         kept = self._rows.copy()
         kept = self._rows.copy()
         self.sample[...] = z
@@ -118,10 +119,6 @@ class Compiled:
             self.sample[:, layout.inputs :] = run[:, k]
         self._rows[...] = kept
         return run
-
-    def _check(self, name: str, a: npt.NDArray[Any], shape: tuple[int, ...]) -> None:
-        if a.shape != shape:
-            raise SpecError(f"{name} has the shape {a.shape}, this predictor takes {shape}")
 
 
 def prepare(family: str, sizes: Sizes) -> None:

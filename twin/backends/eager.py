@@ -12,6 +12,7 @@ from torch import Tensor
 from twin.checkpoint import Checkpoint
 from twin.errors import SpecError
 from twin.models.model import open_model
+from twin.predictor import check_shape
 
 _PORTION = 1_024
 """Samples that `warm` hands to torch at once, so that a long recording does not become one huge batch."""
@@ -61,7 +62,7 @@ class Eager:
 
     @state.setter
     def state(self, state: npt.NDArray[np.float32]) -> None:
-        self._check("state", state, (self.rows, self._model.state_size))
+        check_shape("state", state, (self.rows, self._model.state_size))
         self._state = self._tensor(state)
 
     def reset(self) -> None:
@@ -70,7 +71,7 @@ class Eager:
 
     def warm(self, z: npt.NDArray[Any]) -> None:
         """Follow samples z (N, T, F) without answering."""
-        self._check("z", z, (self.rows, z.shape[1] if z.ndim == 3 else -1, self._features))
+        check_shape("z", z, (self.rows, z.shape[1] if z.ndim == 3 else -1, self._features))
         with torch.inference_mode():
             for start in range(0, z.shape[1], _PORTION):
                 _, self._state = self._model(self._tensor(z[:, start : start + _PORTION]), self._state)
@@ -78,7 +79,7 @@ class Eager:
     def step(self, z: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Follow one sample z (N, F), and answer the y (N, P) expected of the next one."""
         if z is not self.sample:
-            self._check("z", z, self.sample.shape)
+            check_shape("z", z, self.sample.shape)
             self.sample[...] = z
         with torch.inference_mode():
             if self._answer is None:
@@ -92,15 +93,11 @@ class Eager:
 
     def free_run(self, z: npt.NDArray[Any], u: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Simulate from z (N, F) with inputs u (N, T, U): y (N, T, P) at the instants of u."""
-        self._check("z", z, (self.rows, self._features))
-        self._check("u", u, (self.rows, u.shape[1] if u.ndim == 3 else -1, self._inputs))
+        check_shape("z", z, (self.rows, self._features))
+        check_shape("u", u, (self.rows, u.shape[1] if u.ndim == 3 else -1, self._inputs))
         with torch.inference_mode():
             return self._model.free_run(self._tensor(z), self._tensor(u), self._state).cpu().numpy()
 
     def _tensor(self, a: npt.NDArray[Any]) -> Tensor:
         """A copy of its own, where the model is."""
         return torch.from_numpy(np.array(a, np.float32)).to(self._z.device)
-
-    def _check(self, name: str, a: npt.NDArray[Any], shape: tuple[int, ...]) -> None:
-        if a.shape != shape:
-            raise SpecError(f"{name} has the shape {a.shape}, this predictor takes {shape}")

@@ -19,6 +19,7 @@ from twin.backends.eager import forbid_tf32
 from twin.checkpoint import Checkpoint
 from twin.errors import SpecError
 from twin.models.model import Model, open_model
+from twin.predictor import check_shape
 
 _PORTION: Final = 16  # samples of a captured portion of `warm`: as many as a twin feeds its spare in a turn
 _PORTION_ROWS: Final = 1 << 18  # rows times samples of it at most: a large fleet fills the device by itself
@@ -132,7 +133,7 @@ class Graph:
 
     @state.setter
     def state(self, state: npt.NDArray[np.float32]) -> None:
-        self._check("state", state, (self.rows, self._model.state_size))
+        check_shape("state", state, (self.rows, self._model.state_size))
         self._rows.state = _on_device(state)
 
     def reset(self) -> None:
@@ -141,7 +142,7 @@ class Graph:
 
     def warm(self, z: npt.NDArray[Any]) -> None:
         """Follow samples z (N, T, F) without answering: whole portions by one replay each, then the rest."""
-        self._check("z", z, (self.rows, z.shape[1] if z.ndim == 3 else -1, self._features))
+        check_shape("z", z, (self.rows, z.shape[1] if z.ndim == 3 else -1, self._features))
         steps = self._portion.samples.shape[1]
         whole = z.shape[1] - z.shape[1] % steps
         for start in range(0, whole, steps):
@@ -154,7 +155,7 @@ class Graph:
     def step(self, z: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Follow one sample z (N, F), and answer the y (N, P) expected of the next one."""
         if z is not self.sample:
-            self._check("z", z, self.sample.shape)
+            check_shape("z", z, self.sample.shape)
             self.sample[...] = z
         self._one.run()
         return self._y
@@ -164,14 +165,10 @@ class Graph:
 
         By torch's operations, for its length is the caller's and a capture would cost more than it saves.
         """
-        self._check("z", z, (self.rows, self._features))
-        self._check("u", u, (self.rows, u.shape[1] if u.ndim == 3 else -1, self._inputs))
+        check_shape("z", z, (self.rows, self._features))
+        check_shape("u", u, (self.rows, u.shape[1] if u.ndim == 3 else -1, self._inputs))
         with torch.inference_mode():
             return self._model.free_run(_on_device(z), _on_device(u), self._rows.state).cpu().numpy()
-
-    def _check(self, name: str, a: npt.NDArray[Any], shape: tuple[int, ...]) -> None:
-        if a.shape != shape:
-            raise SpecError(f"{name} has the shape {a.shape}, this predictor takes {shape}")
 
 
 def _open_rows(model: Model, rows: int) -> tuple[_Rows, bool]:
