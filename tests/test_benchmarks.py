@@ -20,6 +20,8 @@ from rich.console import Console
 from benchmarks import __main__ as frame
 from benchmarks.machine import machine
 from benchmarks.rounds import FIGURES, interleave, median_of, median_ratio, percentiles, time_calls
+from benchmarks.stations import COLUMNS
+from benchmarks.stretch import evaluate
 from twin.errors import BackendError, TwinError
 
 ROOT = Path(__file__).parent.parent
@@ -232,3 +234,70 @@ def test_a_quick_look_gives_whole_figures(name: str, tmp_path: Path) -> None:
     assert str(file) in said
     drawn = list(pictures.iterdir())
     assert drawn and all(path.stat().st_size > 1000 and str(path) in said for path in drawn)
+
+
+# -- the chain and its swaps -------------------------------------------------------------------------
+
+
+def test_lost_and_late_answers_are_counted() -> None:
+    answers = [
+        (seq, 1, 1000 * seq, 1000 * seq + 200, 1000 * seq + 300, 1000 * seq + 500) for seq in range(10)
+    ]
+    del answers[3], answers[5]
+    answers[-1] = (*answers[-1][:-1], 9_000 + 1_001)  # ns; the period is 1000
+    assert len(answers[0]) == len(COLUMNS)
+    told = {"overruns": 2.0, "seconds": 1e-5}
+    figures = evaluate(np.array([*answers, answers[0]], np.int64), told, 10, 1e6)
+    counts = {name: figures[name] for name in ("sent", "lost", "late", "plant_overruns", "inside_p50")}
+    assert counts == {"sent": 10, "lost": 2, "late": 1, "plant_overruns": 2, "inside_p50": 0.1}
+    assert figures["p50"] == 0.5 and figures["max"] == 1.001 and figures["rate_hz"] == pytest.approx(1e6)
+
+
+def quick_look(name: str, folder: Path) -> dict[str, Any]:
+    file = folder / "figures.json"
+    status, said, complaint = finish(
+        start(name, "--quick", "--json", str(file), "--plot", str(folder / "pictures"))
+    )
+    assert status == 0, complaint
+    figures: dict[str, Any] = json.loads(file.read_text())
+    assert all(math.isfinite(value) and key in said for key, value in figures["summary"].items())
+    drawn = list((folder / "pictures").iterdir())
+    assert drawn and all(path.stat().st_size > 1000 and str(path) in said for path in drawn)
+    return figures
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_quick_look_at_the_chain_loses_nothing(tmp_path: Path) -> None:
+    figures = quick_look("chain", tmp_path)
+    ratios = {"chain_p50_ratio", "chain_p99_ratio", "refit_next_door_p99_ratio", "realtime_p99_ratio"}
+    times = {"chain_p50_us", "chain_p99_us", "relay_p50_us", "relay_p99_us"}
+    summary = figures["summary"]
+    assert set(summary) == ratios | times | {"lost_5khz", "lost_10khz"}
+    assert all(summary[key] > 0 for key in ratios | times)
+    assert summary["lost_5khz"] == summary["lost_10khz"] == 0
+    turns = [turn for turns in figures["rounds"].values() for turn in turns]
+    assert all(turn["lost"] == 0 for turn in [*turns, *figures["long"].values()])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_quick_look_at_swaps_loses_nothing_and_takes_up_every_model(tmp_path: Path) -> None:
+    figures = quick_look("swap", tmp_path)
+    times = {
+        "swap_worst_us",
+        "swap_worst_ever_us",
+        "without_worst_ever_us",
+        "swap_worst_step_us",
+        "swap_at_once_us",
+        "swap_portion_us",
+        "swap_at_once_ratio",
+    }
+    summary = figures["summary"]
+    assert set(summary) == times | {"swap_worst_over_worst_without_us", "swaps", "lost"}
+    assert all(summary[key] > 0 for key in times)
+    assert summary["lost"] == 0
+    (turn,) = figures["rounds"]["swaps"]
+    assert summary["swaps"] >= len(turn["worst_us"]) > 0
+    (control,) = figures["rounds"]["saved elsewhere"]
+    assert control["swaps"] == 0

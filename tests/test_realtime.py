@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
+
+from twin import Prediction, Subscriber, endpoint
 
 
 def run(program: str, *, unprivileged: bool = False) -> list[str]:
@@ -68,3 +74,25 @@ seen = weakref.ref(loop); del loop
 print(seen() is None); collect(); print(seen() is None)
 """
     assert run(program) == ["False", "True"]
+
+
+def test_a_twin_with_these_manners_answers_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tempfile.mkdtemp(prefix="lt", dir="/tmp")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", place)
+    commands = (["predict", "--realtime"], ["simulate", "--rate", "200"])
+    processes = [
+        subprocess.Popen([sys.executable, "-m", "twin", *command], cwd=tmp_path, stderr=subprocess.PIPE)
+        for command in commands
+    ]
+    try:
+        with Subscriber(endpoint("motor-1", "twin"), "prediction/motor-1", Prediction) as predictions:
+            assert all(predictions.recv(20) is not None for _ in range(50))
+        policy = os.sched_getscheduler(processes[0].pid)
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        said = [process.communicate(timeout=10)[1].decode() for process in processes]
+        shutil.rmtree(place, ignore_errors=True)
+    assert [process.returncode for process in processes] == [0, 0]
+    # it has the priority, or has said in a line why not
+    assert policy == os.SCHED_FIFO or "no real-time priority" in said[0]
