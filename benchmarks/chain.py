@@ -1,133 +1,170 @@
 """`chain`: sample sent to prediction received by a third process, beside a relay without a twin in it.
 
-Plant and subscriber are the same in both: `twin simulate` and the monitor. In between stands either the twin
-with a GRU of 32 hidden units, or a plain pyzmq program that unpacks each sample and sends as large an answer.
-That relay is the floor: what two wake-ups and four copies of a message cost on this machine at this moment.
+Plant and listener are the same in both (`benchmarks.stations`). In between stands either `twin predict` with
+a GRU of 32 hidden units, or a plain pyzmq program that unpacks each sample and packs as large an answer. That
+relay is the floor: what two wake-ups and four copies of a message cost on this machine at this moment.
+
+At 1 kHz over Unix sockets the twin is measured as it is, with a trainer next door that refits without a
+pause, and with `--realtime`. The other rates and TCP follow in shorter turns, and last two long stretches, to
+see whether anything is lost. Every sample of a stretch is counted: lost is one whose prediction has not come
+when all have had time to, late one whose prediction came after more than a period. Before each stretch,
+samples go through slowly until all are connected and the twin follows; those are not counted.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import msgpack
 import numpy as np
-import zmq
+from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from simulators import motor
-from twin.checkpoint import Checkpoint, save
-from twin.models.model import new_model
-from twin.models.scaling import Scaling
+from benchmarks.rounds import FIGURES, interleave, median_of, median_ratio
+from benchmarks.stretch import Condition, Stretch, measure_stretch, record
+from twin.config import TwinConfig
 
-SOURCE: Final = "benchmark"
-KINDS: Final = ("relay", "twin", "twin, refit next door")
-ROUNDS: Final = 5
-SECONDS: Final = 12.0
-FIGURES: Final = ("p50", "p99", "p999", "max")
+RATES: Final = (100.0, 1_000.0, 5_000.0, 10_000.0)  # Hz
+RELAY: Final = Condition("relay")
+TWIN: Final = Condition("twin")
+BUSY: Final = Condition("twin", refit=True)
+REALTIME: Final = Condition("twin", realtime=True)
+OTHERS: Final = [
+    Condition(middle, rate, transport)
+    for rate in RATES
+    for transport in ("ipc", "tcp")
+    for middle in ("relay", "twin")
+    if (rate, transport) != (TWIN.rate, TWIN.transport)
+]
+"""The other rates and the other transport."""
+LONG: Final = {Condition("twin", 5_000.0): 60.0, Condition("twin", 10_000.0): 30.0}
+"""The long stretches, s."""
+ROUNDS: Final = (5, 3)
+"""At 1 kHz over Unix sockets; of the others."""
+SECONDS: Final = (10.0, 3.0)
+"""Of a turn, likewise."""
+QUANTILES: Final = np.unique(np.concatenate([np.linspace(0, 0.99, 100), 1 - np.logspace(-2, -4, 41)]))
+"""At which distributions are kept for their picture."""
 
-
-def relay(listen: str, speak: str) -> None:
-    """Answer each sample with a prediction of the same size, and nothing in between."""
-    context = zmq.Context()
-    samples, predictions = context.socket(zmq.SUB), context.socket(zmq.PUB)
-    predictions.bind(speak)
-    samples.connect(listen)
-    samples.subscribe(f"sample/{SOURCE}".encode())
-    topic = f"prediction/{SOURCE}".encode()
-    while True:
-        sample = msgpack.unpackb(samples.recv_multipart()[1])
-        now = time.monotonic_ns()
-        answer = {
-            **{name: sample[name] for name in ("v", "epoch", "seq", "t", "y")},
-            "sent_ns": now,
-            "residual": sample["y"],
-            "model": 0,
-            "status": "following",
-            "sample_sent_ns": sample["sent_ns"],
-            "received_ns": now,
-        }
-        predictions.send_multipart([topic, msgpack.packb(answer)])
+Stretches = dict[str, list[Stretch]]
+"""Of each condition, by its name, in every round."""
 
 
-def one_round(kind: str, seconds: float, rate: float) -> dict[str, float]:
-    """Latencies of one round, in µs, with the counts."""
-    with tempfile.TemporaryDirectory(prefix="lt") as place, ExitStack() as stack:
-        report = Path(place) / "report.json"
-        environment = os.environ | {"XDG_RUNTIME_DIR": place, "OMP_NUM_THREADS": "1"}
-        common = ["--source", SOURCE, "--run-dir", place]
+def measure(console: Console, *, quick: bool) -> dict[str, Any]:
+    """All conditions in interleaved rounds, those that are compared with each other in the same."""
+    rounds, seconds = ((1, 1), (3.0, 1.0)) if quick else (ROUNDS, SECONDS)
+    conditions = [RELAY, TWIN, BUSY]
+    if "realtime" in TwinConfig.model_fields:
+        conditions.append(REALTIME)
+    else:
+        console.print("--realtime is not measured: this twin does not have it")
+    with tempfile.TemporaryDirectory(prefix="lt") as folder:
+        recorded = Path(folder)
+        record(recorded, RATES)
 
-        def start(*arguments: str) -> subprocess.Popen[bytes]:
-            process = subprocess.Popen(
-                [sys.executable, *arguments], env=environment, stderr=subprocess.DEVNULL
-            )
-            stack.callback(process.wait)
-            stack.callback(process.terminate)
-            return process
+        def turns(chosen: dict[Condition, float], rounds: int, title: str) -> Stretches:
+            each = {c.name: partial(measure_stretch, c, length, recorded) for c, length in chosen.items()}
+            return interleave(each, rounds, console, title)
 
-        monitor = start("-m", "twin", "monitor", *common, "--report", str(report))
-        if kind == "relay":
-            ends = (f"ipc://{place}/livetwin/{SOURCE}/{who}" for who in ("plant", "twin"))
-            start("-c", f"from benchmarks.chain import relay; relay(*{tuple(ends)!r})")
-        else:
-            _give_model(Path(place))
-            start("-m", "twin", "predict", *common, "--await-subscribers", "1")
-        listeners = 2
-        if "refit" in kind:
-            start("-m", "twin", "train", *common, "--period", "0.1")
-            listeners = 3
-        plant = ["--rate", str(rate), "--duration", str(seconds), "--await-subscribers", str(listeners)]
-        start("-m", "twin", "simulate", "--source", SOURCE, *plant)
-        monitor.wait(seconds + 60)
-        figures = json.loads(report.read_text())
-    counts = {name: float(figures[name]) for name in ("samples", "predictions", "overruns")}
-    return {**figures["latency_us"], **counts}
-
-
-def _give_model(place: Path) -> None:
-    spec = motor().spec(0.001)
-    z = np.random.default_rng(0).normal(size=(100, len(spec.features)))
-    model = new_model("gru", spec, Scaling.of(z, len(spec.outputs)), hidden_size=32, taps=8)
-    save(place, Checkpoint(1, None, model.family, model.sizes, spec, model.tensors()))
-
-
-def measure(console: Console, *, quick: bool, rate: float = 1000.0) -> dict[str, Any]:
-    """All kinds in turn, round after round, so that what the machine does meanwhile meets all of them."""
-    rounds, seconds = (2, 5.0) if quick else (ROUNDS, SECONDS)
-    turns = [kind for _ in range(rounds) for kind in KINDS]
-    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
-    for kind in track(turns, "chain", console=console):
-        found[kind].append(one_round(kind, seconds, rate))
-    middle = {
-        kind: {name: statistics.median(each[name] for each in results) for name in results[0]}
-        for kind, results in found.items()
+        found = turns(dict.fromkeys(conditions, seconds[0]), rounds[0], f"chain, {TWIN.place}")
+        found |= turns(dict.fromkeys(OTHERS, seconds[1]), rounds[1], "other rates, tcp")
+        lengths = dict.fromkeys(LONG, seconds[1]) if quick else LONG
+        long = turns(lengths, 1, "long stretches")
+    figures = {name: [each.figures for each in turns] for name, turns in found.items()}
+    return {
+        "conditions": {c.name: asdict(c) for c in conditions + OTHERS},
+        "rounds": figures,
+        "median": {name: median_of(each) for name, each in figures.items()},
+        "long_s": list(lengths.values()),
+        "long": {name: stretch.figures for name, (stretch,) in long.items()},
+        "quantiles": QUANTILES.tolist(),
+        "distributions": {c.name: distribution(found[c.name]) for c in conditions},
+        "summary": summary(found, long),
     }
-    floor, twin, busy = (middle[kind] for kind in KINDS)
-    summary = {
-        "chain_p50_ratio": twin["p50"] / floor["p50"],
-        "chain_p99_ratio": twin["p99"] / floor["p99"],
-        "refit_next_door_p99_ratio": busy["p99"] / twin["p99"],
-        "unanswered": sum(r["samples"] - r["predictions"] for k in KINDS[1:] for r in found[k]),
+
+
+def distribution(stretches: list[Stretch]) -> list[float]:
+    """Latencies of all rounds, µs, at `QUANTILES`."""
+    together = np.concatenate([each.latency_ns for each in stretches])
+    quantiles: list[float] = (np.quantile(together, QUANTILES) / 1e3).tolist()
+    return quantiles
+
+
+def summary(found: Stretches, long: Stretches) -> dict[str, float]:
+    """The figures that matter."""
+    of = {name: [each.figures for each in stretches] for name, stretches in found.items()}
+    relay, twin, busy = (of[condition.name] for condition in (RELAY, TWIN, BUSY))
+    figures = {
+        "chain_p50_ratio": median_ratio(twin, relay, "p50"),
+        "chain_p99_ratio": median_ratio(twin, relay, "p99"),
+        "refit_next_door_p99_ratio": median_ratio(busy, twin, "p99"),
     }
-    return {"rate_hz": rate, "seconds": seconds, "rounds": found, "median": middle, "summary": summary}
+    for condition in LONG:
+        each = found[condition.name] + long[condition.name]
+        figures[f"lost_{condition.rate / 1e3:g}khz"] = sum(stretch.figures["lost"] for stretch in each)
+    if REALTIME.name in of:
+        figures["realtime_p99_ratio"] = median_ratio(of[REALTIME.name], twin, "p99")
+    for name, turns in (("chain", twin), ("relay", relay)):
+        for figure in ("p50", "p99"):
+            figures[f"{name}_{figure}_us"] = statistics.median(each[figure] for each in turns)
+    return figures
 
 
 def table(result: dict[str, Any]) -> Table:
-    """Medians over the rounds, µs."""
-    view = Table(title=f"sample sent to prediction received, {result['rate_hz']:g} Hz, ipc, eager GRU-32, µs")
-    for heading in ("in between", *FIGURES, "samples", "answered"):
-        view.add_column(heading, justify="left" if heading == "in between" else "right")
-    for kind, figures in result["median"].items():
-        values = [*(figures[name] for name in FIGURES), figures["samples"], figures["predictions"]]
-        view.add_row(kind, *(f"{value:,.0f}" for value in values))
+    """Medians over the rounds, one section for each rate and transport."""
+    title = "sample sent to prediction received by a third process, µs; GRU-32, compiled"
+    view = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
+    for heading in ("at", "in between"):
+        view.add_column(heading, no_wrap=True)
+    for heading in (*FIGURES, "inside", "lost", "late %"):
+        view.add_column(heading, justify="right")
+    conditions = [Condition(**told) for told in result["conditions"].values()]
+    before = ""
+    for condition in sorted(conditions, key=lambda each: (each.rate, each.transport)):
+        if condition.place != before:
+            view.add_section()
+        shown, before = condition.place if condition.place != before else "", condition.place
+        view.add_row(shown, condition.who, *cells(result["median"][condition.name]))
+    view.add_section()
+    for condition, seconds in zip(LONG, result["long_s"], strict=True):
+        figures = result["long"][condition.name]
+        view.add_row(condition.place, f"{condition.who}, {seconds:g} s", *cells(figures))
+    view.caption = "medians over the rounds; inside: p50 from receiving the sample to sending the prediction"
     return view
+
+
+def cells(figures: dict[str, float]) -> list[str]:
+    """A condition's figures, as the table has them."""
+    values = [figures[name] for name in (*FIGURES, "inside_p50", "lost")]
+    return [*(f"{value:,.0f}" for value in values), f"{100 * figures['late'] / figures['sent']:.1f}"]
+
+
+def plot(result: dict[str, Any], folder: Path) -> list[Path]:
+    """How the latencies are distributed at 1 kHz, and what the rate does to them."""
+    from matplotlib.figure import Figure  # no pyplot: it would look for a display
+
+    share, by_rate = (Figure(figsize=(8, 4.5), layout="constrained") for _ in range(2))
+    axes = share.subplots()
+    for name, values in result["distributions"].items():
+        axes.plot(values, 100 * np.array(result["quantiles"]), label=name)
+    axes.set(xscale="log", xlabel="sample sent to prediction received, µs", ylabel="received by then, %")
+    axes = by_rate.subplots()
+    for middle, colour in (("relay", "#888888"), ("twin", "#4878a8")):
+        for figure, style in (("p50", "o-"), ("p99", "s--")):
+            values = [result["median"][Condition(middle, rate).name][figure] for rate in RATES]
+            axes.plot(RATES, values, style, color=colour, label=f"{middle}, {figure}")
+    axes.set(xscale="log", yscale="log", xlabel="samples per second, over Unix sockets", ylabel="µs")
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for picture, name in ((share, "chain-distribution.svg"), (by_rate, "chain-rates.svg")):
+        for drawn in picture.axes:
+            drawn.grid(alpha=0.3)
+            drawn.legend()
+        files.append(folder / name)
+        picture.savefig(files[-1], metadata={"Date": None})  # the same each time
+    return files

@@ -18,11 +18,17 @@ import pytest
 from rich.console import Console
 
 from benchmarks import __main__ as frame
+from benchmarks import activations, onnx_models
 from benchmarks.machine import machine
 from benchmarks.rounds import FIGURES, interleave, median_of, median_ratio, percentiles, time_calls
 from benchmarks.stations import COLUMNS
+from benchmarks.step_rivals import network, samples
+from benchmarks.step_streams import figures as growth_figures
 from benchmarks.stretch import evaluate
+from benchmarks.timers import in_a_row, one_by_one, rival, turn
 from twin.errors import BackendError, TwinError
+from twin.models import FAMILIES, GATES
+from twin.predictor import available_backends
 
 ROOT = Path(__file__).parent.parent
 
@@ -301,3 +307,74 @@ def test_a_quick_look_at_swaps_loses_nothing_and_takes_up_every_model(tmp_path: 
     assert summary["swaps"] >= len(turn["worst_us"]) > 0
     (control,) = figures["rounds"]["saved elsewhere"]
     assert control["swaps"] == 0
+
+
+@pytest.mark.parametrize("more", [{"window": 1}, {"taps": 3, "window": 7}], ids=["one sample", "several"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_onnxruntime_runs_the_same_network(
+    family: str, more: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, z = network(family, 12, **more), samples(40)
+    session = onnx_models.open_checked(checkpoint, z)
+    assert np.isfinite(session.y).all() and session.y.std() > 0
+    if (gates := GATES[family]) > 1:  # in torch's own order it would be another network
+        monkeypatch.setitem(onnx_models.GATE_ORDERS, family, list(range(gates)))
+        with pytest.raises(TwinError, match="onnxruntime answers otherwise than"):
+            onnx_models.open_checked(checkpoint, z)
+
+
+def test_short_times_are_those_of_a_step() -> None:
+    calls: list[int] = []
+    many = rival("calls.append(1)", 10, calls=calls)
+    assert np.isfinite(in_a_row(many, 1e-4)).all() and len(calls) >= 10
+    assert set(turn(many, 1e-4, 20)) == {"mean", "mean_p99"}  # a single call is not a single step
+    assert set(turn(rival("pass"), 1e-4, 20)) == {"mean", "mean_p99", *FIGURES}
+    before = len(calls)
+    assert (one_by_one(many, 5, pause=1e-6) >= 0).all() and len(calls) == before + 5
+
+
+def test_growth_compares_the_ends_of_a_stream() -> None:
+    assert growth_figures(np.array([1.0] * 50 + [3.0] * 50)) == {"p50": 0.002, "growth": 3.0}
+    assert growth_figures(np.array([1.0, 1.0, 9.0] * 30))["growth"] == 1.0  # a disturbance is no growth
+
+
+def test_the_kernels_activations_are_within_their_stated_error() -> None:
+    found = activations.measure(Console(quiet=True), quick=True)
+    assert found["patterns"] > 1_000_000
+    summary = found["summary"]
+    assert summary["nan_stays_nan"] == 1.0
+    assert max(summary["tanh_max_error"], summary["logistic_max_error"]) < 2**-23
+    assert 0 < summary["tanh_max_relative_error"] < 2**-22
+
+
+def test_a_step_on_a_device_that_is_not_there_is_refused_in_one_line() -> None:
+    if "graph" in available_backends():
+        pytest.skip("there is a CUDA device")
+    status, _, complaint = finish(start("step", "--quick", "--device", "cuda"))
+    assert status == 2 and len(complaint.splitlines()) == 1
+    assert "available here: compiled, eager" in complaint
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_quick_look_at_steps_compares_every_network_with_its_rivals(tmp_path: Path) -> None:
+    figures = quick_look("step", tmp_path)
+    summary = figures["summary"]
+    assert set(summary) == {
+        "step_vs_nn_gru",
+        "step_copied_vs_nn_gru",
+        "kernel_vs_nn_gru",
+        "step_vs_onnxruntime",
+        "step_vs_onnxruntime_64",
+        "step_vs_onnxruntime_gru_32",
+        "window_100_vs_stateful",
+        "twin_step_us",
+        "growth",
+        "twin_growth",
+        "fleet_16384_mtps",
+    }
+    assert all(value > 0 for value in summary.values())
+    grid = {f"{family}-{hidden}" for family in FAMILIES for hidden in (16, 32, 64, 128)}
+    assert grid < set(figures["median"])
+    for ways in figures["median"].values():
+        assert {"compiled", "eager", "kernel", "onnxruntime", "torch sequence"} <= set(ways)

@@ -104,8 +104,8 @@ class TwinConfig(Section):
     """The way to run a step: machine code for this CPU, torch on the CPU or on a CUDA device, or a CUDA
     graph."""
     realtime: bool = False
-    """Run the twin's loop before all other processes (SCHED_FIFO), its memory locked, without pauses to
-    collect garbage; what the system does not permit is said and left."""
+    """Run the twin's loop before all other processes (SCHED_FIFO), on a core of its own, its memory locked,
+    without pauses to collect garbage; what the system does not permit is said and left."""
     run_dir: str = ""
     """Directory of the checkpoints. Default: runs/SOURCE; for `twin run` a new one below it each time."""
 

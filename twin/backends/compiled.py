@@ -110,7 +110,6 @@ class Compiled:
         check_shape("z", z, self._shape)
         check_shape("u", u, (self.rows, u.shape[1] if u.ndim == 3 else -1, layout.inputs))
         kept = self._rows.copy()
-        kept = self._rows.copy()
         self.sample[...] = z
         run = np.empty((self.rows, u.shape[1], layout.outputs), np.float32)
         for k in range(u.shape[1]):

@@ -45,10 +45,8 @@ def _take(p: Any, mean: Any, q: Any, samples: Any, z: Any, at: Any, features: An
 
 
 @njit(**_INLINE)
-def _begin_window(q: Any, h: Any, samples: Any, mark: Any, features: Any, taps: Any) -> None:
-    """h of all layers is one; before the first sample, which is the newest, all others were like it."""
-    for j in range(h, samples):
-        store(q, j, _ONE)
+def _begin_window(q: Any, samples: Any, mark: Any, features: Any, taps: Any) -> None:
+    """Before the first sample, which is the newest, all others were like it."""
     if load(q, mark) == 0:
         for i in range((taps - 1) * features):
             store(q, samples + i, load(q, samples + (taps - 1) * features + i % features))
@@ -87,7 +85,7 @@ def follower(layout: Layout, tile: int = 1, parallel: bool = False) -> Follow:
     above, second, readout, reach = layout.layer, layout.second, layout.readout, layout.reach
     bias, mean, scratch, windowed = layout.bias, layout.mean, layout.scratch, layout.windowed
     h_at, samples_at, y_at, mark_at = layout.h, layout.samples, layout.y, layout.mark
-    columns, skip = gates * lanes, wide - gates * lanes
+    columns, skip, head = gates * lanes, wide - gates * lanes, layout.head
     span = lanes if windowed else reach  # of the readout that one pass through the layers feeds
 
     @njit(nogil=tile > 1, parallel=parallel, fastmath={"contract"})
@@ -108,7 +106,7 @@ def follower(layout: Layout, tile: int = 1, parallel: bool = False) -> Follow:
                         at = (min(k * tile + r, n - 1) * steps + t) * features
                         _take(p, mean, q, row + samples_at, z, at, features, taps)
                         if windowed:
-                            _begin_window(q, row + h_at, row + samples_at, row + mark_at, features, taps)
+                            _begin_window(q, row + samples_at, row + mark_at, features, taps)
                         _begin_answer(p, bias, q, row + y_at, z, at + inputs, outputs)
                     first = taps - 1
                     if windowed:  # nothing is carried but the samples: only the last window counts
@@ -117,18 +115,22 @@ def follower(layout: Layout, tile: int = 1, parallel: bool = False) -> Follow:
                         for layer in range(layers):
                             h = base + h_at + layer * lanes
                             w = 0 if layer == 0 else second + (layer - 1) * above
+                            # a window begins at h = 1, and its share of the sums is known
+                            known = windowed and tap == 0
+                            b = w + wide if known else w
                             for r in range(tile):  # the block of sums that x does not feed
                                 copy(p, g + r * wide + columns, w + columns, skip)
                             if layer == 0:
                                 x = base + samples_at + tap * features
-                                accumulate(p, w, 0, g, wide, w + wide, q, x, size, tile, features, columns)
-                                w += wide + features * columns
+                                accumulate(p, b, 0, g, wide, w + head, q, x, size, tile, features, columns)
+                                w += head + features * columns
                             else:
                                 x = h - lanes
-                                accumulate(p, w, 0, g, wide, w + wide, q, x, size, tile, hidden, columns)
-                                w += wide + hidden * columns
+                                accumulate(p, b, 0, g, wide, w + head, q, x, size, tile, hidden, columns)
+                                w += head + hidden * columns
                             s = g + skip
-                            accumulate(p, s, wide, s, wide, w, q, h, size, tile, hidden, columns)
+                            if not known:
+                                accumulate(p, s, wide, s, wide, w, q, h, size, tile, hidden, columns)
                             for r in range(tile):
                                 row = h + r * size
                                 cell(family, p, g + r * wide, q, row, row - h_at, lanes)

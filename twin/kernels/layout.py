@@ -41,6 +41,8 @@ class Layout(NamedTuple):
     """Blocks of `lanes` numbers in a column of W_x or W_h."""
     blocks: int
     """Blocks of the sums of a layer. GRU has n's part of x, then r, z and n's part of h."""
+    head: int
+    """Numbers of a layer's bias; for window-rnn of two, the second for a window's beginning: bias + W_h 1."""
     layer: int
     """Numbers of each layer above the first."""
     second: int
@@ -76,8 +78,9 @@ def layout_of(family: str, sizes: Sizes) -> Layout:
     window = family == "window-rnn"
     taps = sizes["window" if window else "taps"]
     blocks = 4 if family == "gru" else gates
-    layer = (blocks + 2 * hidden * gates) * lanes
-    second = (blocks + (features + hidden) * gates) * lanes
+    head = blocks * lanes * (2 if window else 1)
+    layer = head + 2 * hidden * gates * lanes
+    second = head + (features + hidden) * gates * lanes
     readout = second + (layers - 1) * layer
     memory = padded(taps * features)
     reach = taps * lanes if window else lanes + memory
@@ -97,6 +100,7 @@ def layout_of(family: str, sizes: Sizes) -> Layout:
         lanes=lanes,
         gates=gates,
         blocks=blocks,
+        head=head,
         layer=layer,
         second=second,
         readout=readout,
@@ -162,8 +166,10 @@ def _layer(
     b_x: npt.NDArray[np.float64],
     b_h: npt.NDArray[np.float64],
 ) -> list[npt.NDArray[np.float64]]:
-    """Bias (blocks, lanes), W_x (K, gates, lanes) and W_h (H, gates, lanes) from torch's arrays, whose rows
-    are the gates of all units: r z n for GRU, i f g o for LSTM."""
+    """Bias (head / lanes, lanes), W_x (K, gates, lanes) and W_h (H, gates, lanes) from torch's arrays.
+
+    Their rows are the gates of all units: r z n for GRU, i f g o for LSTM.
+    """
     hidden, gates = layout.hidden, layout.gates
     w_x, w_h = (w.reshape(gates, hidden, -1).transpose(2, 0, 1) for w in (w_x, w_h))
     b_x, b_h = b_x.reshape(gates, hidden), b_h.reshape(gates, hidden)
@@ -171,5 +177,7 @@ def _layer(
     if layout.family == GRU:
         w_x = w_x[:, [2, 0, 1]]  # n first, so that r and z follow it, and n's part of h follows them
         bias = np.stack((b_x[2], bias[0], bias[1], b_h[2]))
+    if layout.windowed:
+        bias = np.stack((bias[0], bias[0] + w_h[:, 0].sum(axis=0)))
     spare = ((0, 0), (0, layout.lanes - hidden))
     return [np.pad(bias, spare), np.pad(w_x, ((0, 0), *spare)), np.pad(w_h, ((0, 0), *spare))]

@@ -10,6 +10,7 @@ from twin import service
 from twin.config import Config
 from twin.messages import Sample, Spec
 from twin.pacer import Pacer
+from twin.realtime import sleep_precisely
 
 
 def no_changes(after: float, until: float) -> Iterable[str]:
@@ -28,6 +29,7 @@ def publish(
     `changes(after, until)` says in words what changes in the plant in that span of its time, in s.
     """
     stop = service.Stop()
+    sleep_precisely()
     pacer = Pacer(None if config.bus.unpaced else spec.dt, stop)
     with service.publisher(config, "plant", stop) as publisher:
         publisher.wait_for(Sample, config.bus.await_subscribers, service.PATIENCE)

@@ -13,11 +13,11 @@ from typing import Final
 from twin import service
 from twin.bus import Publisher, Subscriber
 from twin.checkpoint import Checkpoint, load, newest, numbers, path_of
-from twin.config import Config
+from twin.config import Config, TwinConfig
 from twin.errors import CheckpointError
 from twin.messages import Message, Prediction, Sample, Spec
 from twin.predictor import Predictor, load_backend, open_predictor
-from twin.realtime import become_realtime, collect, stay_ordinary
+from twin.realtime import become_realtime, collect, keep_forever, stay_ordinary
 from twin.twin import Twin
 
 STALE_PERIODS: Final = 10
@@ -33,9 +33,10 @@ class Loader(threading.Thread):
     `ready` hands over checkpoints with their predictors, or the reason why one was refused.
     """
 
-    def __init__(self, directory: Path, spec: Spec, backend: str) -> None:
+    def __init__(self, directory: Path, spec: Spec, config: TwinConfig) -> None:
         super().__init__(name="loader", daemon=True)
-        self.directory, self.spec, self.backend = directory, spec, backend
+        self.directory, self.spec = directory, spec
+        self.backend, self.realtime = config.backend, config.realtime
         self.ready: queue.SimpleQueue[tuple[Checkpoint, Predictor] | CheckpointError] = queue.SimpleQueue()
         self.seen = 0
         self._over = threading.Event()
@@ -50,7 +51,7 @@ class Loader(threading.Thread):
         checkpoint, refused = newest(self.directory, self.spec)
         for error in refused:
             self.ready.put(error)
-        return (checkpoint, open_predictor(checkpoint, self.backend, 1)) if checkpoint else None
+        return (checkpoint, self._open(checkpoint)) if checkpoint else None
 
     def run(self) -> None:
         """Look until told to stop, and no farther ahead than the loop takes models up."""
@@ -66,9 +67,15 @@ class Loader(threading.Thread):
             if latest > self.seen:
                 self.seen = latest
                 checkpoint = load(path_of(self.directory, latest))
-                self.ready.put((checkpoint, open_predictor(checkpoint, self.backend, 1)))
+                self.ready.put((checkpoint, self._open(checkpoint)))
         except CheckpointError as error:
             self.ready.put(error)
+
+    def _open(self, checkpoint: Checkpoint) -> Predictor:
+        predictor = open_predictor(checkpoint, self.backend, 1)
+        if self.realtime:
+            keep_forever()  # the first one brings thousands of objects along
+        return predictor
 
     def stop(self) -> None:
         """End the watch."""
@@ -98,7 +105,7 @@ def follow(
 ) -> Spec | None:
     """Answer the samples of one Spec; the next Spec when the plant changes it, None at the end."""
     twin = Twin(spec, window=config.twin.window, backend=config.twin.backend)
-    loader = Loader(service.run_dir(config), spec, config.twin.backend)
+    loader = Loader(service.run_dir(config), spec, config.twin)
     if (found := loader.first()) is not None:
         twin.refresh(*found)
         twin.catch_up()  # there is nothing to catch up with: it answers from the first sample on
