@@ -3,7 +3,10 @@
 - `Trainer`: one `twin.trainer.Trainer.refit` with its default settings, on 60 s of the default motor with
   noise and load, from an incumbent that the same data made; judged, as always, on samples that come later.
 - `anchor`: a fixed amount of plain work for comparison with other ways to do it: 200 steps of Adam on 32
-  windows of 200 samples, a plain `nn.GRU(3, 32)` and `nn.Linear` that learn the next increment.
+  windows of 200 samples, a GRU of 32 units and a linear readout that learn the next increment.
+
+Both as the trainer does it, through the compiled passes, and by eager torch: for the anchor a plain
+`nn.GRU(3, 32)` and `nn.Linear`, of which the compiled one has the first weights.
 
 Each time stands beside what came out, so that faster cannot hide worse. Errors are those on later samples,
 over those of a reference: for `Trainer` the incumbent, one step ahead and in free run; for the anchor
@@ -18,9 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from rich.console import Console
@@ -31,6 +35,9 @@ from benchmarks.rounds import interleave, median_of, median_ratio
 from simulators import SensorNoise, default_load, default_voltage, motor, signal, simulate
 from twin.errors import TwinError
 from twin.messages import Sample
+
+if TYPE_CHECKING:
+    import torch
 
 DT: Final = 1e-3  # s
 THREADS: Final = (1, 2)
@@ -52,13 +59,18 @@ def stream(seconds: float) -> list[Sample]:
     return list(simulate(plant, voltage=voltage, load=load, dt=DT, duration=seconds, noise=noise))
 
 
-def trainer_refit(size: Size) -> dict[str, float]:
+def trainer_refit(size: Size, *, compiled: bool = True) -> dict[str, float]:
     """One refit from an incumbent: seconds, and errors over the incumbent's on later samples."""
     from twin.config import TrainerConfig, TwinConfig
+    from twin.models.model import Model
     from twin.trainer import Trainer
 
+    class Chosen(Trainer):
+        def _begin(self, end: int) -> Model:
+            return super()._begin(end).train(compiled)
+
     config = TrainerConfig(steps=size["steps"], history=size["seconds"])
-    trainer = Trainer(motor().spec(DT), config, TwinConfig().window)
+    trainer = Chosen(motor().spec(DT), config, TwinConfig().window)
     samples = stream(size["seconds"] + config.period)
     later = len(samples) - round(config.period / DT)
     for sample in samples[:later]:
@@ -78,10 +90,12 @@ def trainer_refit(size: Size) -> dict[str, float]:
     return {"s": seconds, "ms_per_step": 1e3 * seconds / size["steps"], **ratios}
 
 
-def anchor_refit(size: Size) -> dict[str, float]:
+def anchor_refit(size: Size, *, compiled: bool = True) -> dict[str, float]:
     """The fixed work: seconds, and errors over those of persistence on later samples."""
     import torch
     from torch import nn
+
+    from twin.models.recurrent import Recurrent
 
     spec, steps = motor().spec(DT), size["anchor_steps"]
     z = np.array([spec.row(sample) for sample in stream(size["seconds"])])
@@ -99,20 +113,45 @@ def anchor_refit(size: Size) -> dict[str, float]:
     (x, wanted), (x_later, wanted_later) = windows(0, seen), windows(seen, len(z))
     torch.manual_seed(1)
     net, readout = nn.GRU(3, 32, batch_first=True), nn.Linear(32, 2)
-    optimiser = torch.optim.Adam([*net.parameters(), *readout.parameters()], 1e-2)
+    ours, state = Recurrent("gru", 3, 2, 32, layers=1, taps=1), torch.zeros(WINDOWS, 32)
+    ours.net.load_state_dict(net.state_dict())
+    with torch.no_grad():
+        ours.readout.weight[:, :32], ours.readout.bias[:] = readout.weight, readout.bias
+    ours.readout.weight.register_hook(_without_direct_term)  # type: ignore[no-untyped-call]
+    parameters = ours.parameters() if compiled else [*net.parameters(), *readout.parameters()]
+    optimiser = torch.optim.Adam(parameters, 1e-2, fused=compiled)
+
+    def answers(x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = ours(x, state)[0] if compiled else readout(net(x)[0])
+        return found
+
+    answers(x).sum().backward()  # type: ignore[no-untyped-call]  # compiles, or loads what was compiled
     start = time.perf_counter()
     for _ in range(steps):
         optimiser.zero_grad(set_to_none=True)
-        loss = (readout(net(x)[0]) - wanted).square().mean()
-        loss.backward()
+        loss = (answers(x) - wanted).square().mean()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     seconds = time.perf_counter() - start
     with torch.no_grad():  # persistence answers no change
-        error = (readout(net(x_later)[0]) - wanted_later).square().mean() / wanted_later.square().mean()
+        error = (answers(x_later) - wanted_later).square().mean() / wanted_later.square().mean()
     return {"s": seconds, "ms_per_step": 1e3 * seconds / steps, "one_step_ratio": float(error.sqrt())}
 
 
-WORK: Final = {"Trainer": trainer_refit, "anchor": anchor_refit}
+def _without_direct_term(gradient: torch.Tensor) -> torch.Tensor:
+    """The plain network has none: here it stays zero."""
+    gradient = gradient.clone()
+    gradient[:, 32:] = 0.0
+    return gradient
+
+
+EAGER: Final = ", eager torch"
+WORK: Final[dict[str, Callable[[Size], dict[str, float]]]] = {
+    "Trainer": trainer_refit,
+    "Trainer" + EAGER: partial(trainer_refit, compiled=False),
+    "anchor": anchor_refit,
+    "anchor" + EAGER: partial(anchor_refit, compiled=False),
+}
 
 
 def in_a_process(work: str, threads: int, size: Size) -> dict[str, float]:
@@ -166,6 +205,11 @@ def measure(console: Console, *, quick: bool) -> dict[str, Any]:
             f"{prefix}_2_threads_vs_1": median_ratio(found[two], found[one], "s"),
             f"{prefix}_one_step_ratio": middle[one]["one_step_ratio"],
         }
+    for name, prefix in (("Trainer", "trainer_refit"), ("anchor", "refit")):
+        ours, eager = (_title(work, 1) for work in (name, name + EAGER))
+        summary[f"{prefix}_speedup_vs_torch"] = median_ratio(found[eager], found[ours], "s")
+        error = median_ratio(found[ours], found[eager], "one_step_ratio")
+        summary[f"{prefix}_error_vs_torch"] = error
     summary["refit_free_run_ratio"] = middle[_title("Trainer", 1)]["free_run_ratio"]
     return {"size": size, "rounds": found, "median": middle, "summary": summary}
 

@@ -211,6 +211,8 @@ SUMMARIES = {
         "refit_2_threads_s",
         "refit_one_step_ratio",
         "refit_free_run_ratio",
+        "refit_speedup_vs_torch",
+        "trainer_refit_speedup_vs_torch",
         "anchor_refit_1_thread_s",
         "anchor_refit_2_threads_s",
         "anchor_refit_one_step_ratio",

@@ -232,7 +232,7 @@ class Trainer:
         steps = config.steps if self.incumbent is not None else max(1, config.steps // FIRST)
         starts = self._starts(0, end)
         model = self._begin(end)
-        optimiser = torch.optim.Adam(model.parameters(), config.learning_rate * self.caution)
+        optimiser = torch.optim.Adam(model.parameters(), config.learning_rate * self.caution, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         for step in range(steps):
             starts = starts[starts >= self.history.count - self.history.length]  # samples come meanwhile

@@ -42,7 +42,7 @@ class Eager:
         self.number = checkpoint.number
         if on_device := device != "cpu":
             forbid_tf32()
-        self._model = open_model(checkpoint).requires_grad_(False).to(device)
+        self._model = open_model(checkpoint).eval().requires_grad_(False).to(device)
         self._step = self._model.stepping()
         self._features = len(checkpoint.spec.features)
         self._inputs = len(checkpoint.spec.inputs)

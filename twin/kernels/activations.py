@@ -26,20 +26,28 @@ _FUSED: Final = ("contract",)  # a product and a sum may become one instruction;
 
 
 class Number:
-    """A float32 number, or a vector of them, in code that is being made: arithmetic adds instructions."""
+    """A number, or a vector of them, in code that is being made: arithmetic adds instructions."""
 
     def __init__(self, builder: Any, value: Any) -> None:
         self.b, self.value = builder, value
 
     def constant(self, number: float) -> Number:
         """A number, as often as this one has lanes."""
-        kind = self.value.type
-        each = _FLOAT(number)
+        kind, each = self.value.type, self._element(number)
         return Number(self.b, ir.Constant(kind, [each] * kind.count) if self._lanes else each)
 
     @property
     def _lanes(self) -> int:
         return getattr(self.value.type, "count", 0)
+
+    @property
+    def _element(self) -> Any:
+        return getattr(self.value.type, "element", self.value.type)
+
+    @property
+    def double(self) -> bool:
+        """Whether it is a float64."""
+        return bool(self._element != _FLOAT)
 
     def _with(self, instruction: str, other: Number | float, *, swapped: bool = False) -> Number:
         operand = other if isinstance(other, Number) else self.constant(other)
@@ -82,10 +90,19 @@ class Number:
 
     def with_sign_of(self, other: Number) -> Number:
         """This number's size with the sign of another."""
-        kind = self.value.type
-        name = "llvm.copysign." + (f"v{self._lanes}f32" if self._lanes else "f32")
-        copysign = cgutils.get_or_insert_function(self.b.module, ir.FunctionType(kind, [kind, kind]), name)
-        return Number(self.b, self.b.call(copysign, [self.value, other.value]))
+        return self._call("llvm.copysign", other)
+
+    def exp(self) -> Number:
+        """e to this power, by the system's own function for each lane."""
+        return self._call("llvm.exp")
+
+    def _call(self, name: str, *others: Number) -> Number:
+        kind, operands = self.value.type, [self.value, *(other.value for other in others)]
+        name += f".{f'v{self._lanes}' if self._lanes else ''}{'f64' if self.double else 'f32'}"
+        function = ir.FunctionType(kind, [kind] * len(operands))
+        return Number(
+            self.b, self.b.call(cgutils.get_or_insert_function(self.b.module, function, name), operands)
+        )
 
     def power_of_two(self) -> Number:
         """2^k of k + `_ROUND`, whose last bits are k: moved up, they are the exponent."""
@@ -109,7 +126,12 @@ _COEFFICIENTS: Final = (  # of r^6 down to r^2
 
 
 def _exponential(y: Number) -> tuple[Number, Number]:
-    """2^k and q with e^y = 2^k (1 + q), for y between -87 and 87, where e^y is a normal number."""
+    """2^k and q with e^y = 2^k (1 + q), for y between -87 and 87, where e^y is a normal number.
+
+    float64 is for checking gradients, where speed is no matter: it leaves e^y to the system.
+    """
+    if y.double:
+        return y.constant(1.0), y.exp() - 1.0
     shifted = y * math.log2(math.e) + _ROUND
     r = y - (shifted - _ROUND) * math.log(2.0)
     p = y.constant(_COEFFICIENTS[0])
@@ -124,7 +146,9 @@ def tanh_of(x: Number) -> Number:
     With m = e^(-2|x|) - 1 it is -m / (2 + m) near zero. Farther out, where 2 + m rounds to steps of 1.2e-7,
     it is 1 - 2 e^(-2|x|) / (2 + m), in which the quotient and so its error are small.
     """
-    y = x.with_sign_of(x.constant(-1.0)).at_least(-10.0)  # it is 1 in float32 from 9.01 on
+    y = x.with_sign_of(x.constant(-1.0)).at_least(
+        -20.0 if x.double else -10.0
+    )  # it is 1 from 19.1 or 9.01 on
     power, q = _exponential(y + y)
     m = power * q + (power - 1.0)
     quotient = m.where(">", -0.75, -m, power * q + power) / (m + 2.0)

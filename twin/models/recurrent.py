@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from twin.models.through_time import ThroughTime, serves
+
 _NETS: Final[dict[str, type[nn.RNN | nn.GRU | nn.LSTM]]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 _CELLS: Final[dict[str, Callable[..., Tensor]]] = {"rnn": torch.rnn_tanh_cell, "gru": torch.gru_cell}
 
@@ -48,6 +50,8 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Over a sequence x (N, T, F) from a state (N, S): increments (N, T, P) and the state after it."""
+        if self.compiled(x):
+            return self._through_time(x, state, None)
         rows, steps, features = x.shape
         layers, hidden_size = self.net.num_layers, self.net.hidden_size
         # torch wants every part as (layers, N, H)
@@ -65,6 +69,24 @@ class Recurrent(nn.Module):
         direct = samples.unfold(1, self.taps, 1).transpose(2, 3).reshape(rows, steps, -1)  # (N, T, n F)
         state = torch.cat((parts.permute(2, 0, 1, 3).reshape(rows, -1), samples[:, steps:].flatten(1)), dim=1)
         return self.readout(torch.cat((hidden, direct / self.taps), dim=2)), state
+
+    def compiled(self, x: Tensor) -> bool:
+        """Whether a sequence runs as machine code: in training on a CPU. In evaluation, and on other devices,
+        it is left to torch."""
+        return self.training and serves(x)
+
+    def _through_time(self, x: Tensor, state: Tensor, gain: Tensor | None) -> tuple[Tensor, Tensor]:
+        weights = (w for layer in self.net.all_weights for w in layer)
+        readout = self.readout.weight, self.readout.bias
+        arguments = (self.family, self.taps, x, state, gain, *readout, *weights)
+        answers, state = ThroughTime.apply(*arguments)  # type: ignore[no-untyped-call]
+        return answers, state
+
+    def free_run(self, x: Tensor, inputs: Tensor, gain: Tensor, state: Tensor) -> Tensor:
+        """Compiled: from a sample x (N, F), with inputs (N, T, U) of the instants after it, y (N, T, P) of
+        those instants, of which each is the one before + gain (P,) * the increment; all of them scaled."""
+        following = nn.functional.pad(inputs[:, :-1], (0, len(gain)))  # y to be filled in
+        return self._through_time(torch.cat((x[:, None], following), dim=1), state, gain)[0]
 
     def stepping(self) -> Step:
         """The step: one sample x (N, F) and a state (N, S) to increments (N, P) and the state after it.

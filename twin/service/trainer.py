@@ -14,6 +14,7 @@ from twin.checkpoint import newest, numbers, save
 from twin.config import Config
 from twin.errors import SpecError, TwinError
 from twin.messages import Message, Sample, Spec
+from twin.models.model import Model
 from twin.predictor import prepare
 from twin.trainer import Trainer, asked_sizes
 
@@ -28,7 +29,6 @@ def train(config: Config) -> None:
     os.nice(19)
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    torch.optim.Adam([torch.zeros(1)])  # the first one imports for seconds: now, and not in the first refit
     stop = service.Stop()
     directory = service.run_dir(config)
     with (
@@ -44,6 +44,7 @@ def train(config: Config) -> None:
         trainer = Trainer(spec, config.trainer, config.twin.window, incumbent)
         # here, and not in the twin, whose loop would wait
         prepare(config.twin.backend, config.trainer.model, asked_sizes(spec, config.trainer))
+        rehearse(trainer)
         trainer.taken = max(numbers(directory), default=0)  # a damaged one keeps its number
         heard = time.monotonic()
         while not stop:
@@ -62,6 +63,14 @@ def train(config: Config) -> None:
                     text = f"refit failed, the next turn comes as usual: {error}"
                     publisher.event("failed", text[:1000])
                     service.say(text)
+
+
+def rehearse(trainer: Trainer) -> None:
+    """What the first refit would wait seconds for: compiling its passes, torch's import of an optimiser."""
+    model = Model(trainer.config.model, asked_sizes(trainer.spec, trainer.config))
+    torch.optim.Adam(model.parameters(), fused=True)
+    y, _ = model(torch.zeros(1, 2, len(trainer.spec.features)), model.initial_state(1))
+    y.sum().backward()
 
 
 def observe(trainer: Trainer, message: Message) -> None:
