@@ -6,3 +6,16 @@
 `through_time` is a sequence of steps for training, and its gradient, on `matrices` and `differentiable`; one
 piece of code for all sizes. `twin.models.through_time` is what runs it.
 """
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Final
+
+VERSION: Final = int.from_bytes(
+    hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).digest()[:6],
+    "big",
+)
+"""Of this folder's content. A kernel names it in its source, and so becomes another one for Numba's cache,
+which by itself looks at the kernel's own file alone."""

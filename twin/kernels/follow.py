@@ -7,15 +7,14 @@ that only the first process ever compiles it.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numba import njit, prange, types
 
+from twin.kernels import VERSION
 from twin.kernels.cells import cell
 from twin.kernels.layout import Layout
 from twin.kernels.vectors import accumulate, copy, dot, integer, load, pointer, store
@@ -25,10 +24,6 @@ TILE: Final = 4
 
 _ONE: Final = np.float32(1.0)
 _INLINE: Final[dict[str, Any]] = {"fastmath": {"contract"}, "forceinline": True}
-_VERSION: Final = int.from_bytes(
-    hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).digest()[:6],
-    "big",
-)
 
 Follow = Callable[[int], None]
 
@@ -79,7 +74,7 @@ def follower(layout: Layout, tile: int = 1, parallel: bool = False) -> Follow:
     whoever took it meanwhile would be waited for. A fleet's runs without the lock.
     """
     # constants, from here on: what the function below finds in its closure is part of its machine code
-    version, family, layers, gates = 2 * _VERSION + parallel, layout.family, layout.layers, layout.gates
+    version, family, layers, gates = 2 * VERSION + parallel, layout.family, layout.layers, layout.gates
     features, inputs, outputs, hidden = layout.features, layout.inputs, layout.outputs, layout.hidden
     taps, lanes, wide, size = layout.taps, layout.lanes, layout.blocks * layout.lanes, layout.row
     above, second, readout, reach = layout.layer, layout.second, layout.readout, layout.reach

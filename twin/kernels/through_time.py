@@ -8,30 +8,23 @@ free, y(k+1) = y(k) + gain Δy(k) is part of the next samples, and so of the way
 
 Everything is a matrix whose N columns are the rows of the batch, padded to whole vectors. A step's newest n
 samples are then one piece of memory, and so are the gates that x and h feed: GRU has the sums n_x, r, z, n_h,
-of which x feeds the first three and h the last three; in the other cells both feed all. The gradients of the
-weights are not formed here: summed over steps and batch, they are one large product, which BLAS does best.
+of which x feeds the first three and h the last three; in the other cells both feed all.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from numba import njit
 
+from twin.kernels import VERSION
 from twin.kernels.differentiable import CELLS, NAMES, cell, cell_back
 from twin.kernels.matrices import add_product, set_product
 
 Pass = Callable[..., None]
-
-
-def _version() -> int:
-    sources = b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))
-    return int.from_bytes(hashlib.sha256(sources).digest()[:6], "big")
 
 
 def _kept(function: Any) -> Pass:
@@ -68,7 +61,7 @@ def forward_pass(name: str) -> Pass:
     (T, P, N); W_x (gates H, F) of the first layer and (L-1, gates H, H) of those above, W_h (L, gates H, H),
     bias (L, blocks H), the readout's C (P, H), D (P, n F) and d (P,); gain (P,).
     """
-    family, version = NAMES.index(name), _version()
+    family, version = NAMES.index(name), VERSION
     gates_, blocks = CELLS[name].gates, CELLS[name].blocks
 
     @njit(nogil=True, fastmath={"contract"})
@@ -117,7 +110,7 @@ def backward_pass(name: str) -> Pass:
     of each column. `scratch` (blocks H, N) is overwritten; `x_t` (n-1+T, N, F) and `h_t` (N, H), filled up
     likewise, are zeros at first. The weights are transposed; the rest is what the pass forward left.
     """
-    family, version = NAMES.index(name), _version()
+    family, version = NAMES.index(name), VERSION
     gates_, blocks = CELLS[name].gates, CELLS[name].blocks
 
     @njit(nogil=True, fastmath={"contract"})
