@@ -1,6 +1,6 @@
 """`python -m benchmarks.targets`: the committed results beside what they were meant to reach, as Markdown.
 
-The README carries this table, and a test holds the two together, so that no figure outlives its measurement.
+The README carries these tables, and a test holds the two together: no figure outlives its measurement.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 RESULTS: Final = Path(__file__).parent / "results"
+SIZES: Final = (16, 32, 64, 128)
 
 
 class Target(NamedTuple):
@@ -86,6 +87,9 @@ TARGETS: Final = (
         "startup", "first_prediction_warm_s", "exec → first prediction, kernels on disk, s", "1.0", "", _ratio
     ),
     Target("startup", "first_prediction_cold_s", "the same, the first time on a machine", "", "", _ratio),
+    Target(
+        "refit", "trainer_refit_speedup_vs_torch", "a refit, eager torch's time / ours", "", "", _one_digit
+    ),
     Target("simulate", "simulate_x_real_time", "simulated motor, × real time at 1 kHz", "", "", _count),
 )
 
@@ -101,10 +105,42 @@ def table(machine: str = "2core-epyc") -> str:
     return "\n".join(lines)
 
 
+def steps(machine: str = "2core-epyc") -> str:
+    """The table of one step from Python, of each family and size: µs, and the rivals' times over it."""
+    median = _result("step", machine)["median"]
+    lines = ["| µs; × onnxruntime; × torch | H = 16 | 32 | 64 | 128 |", "|---|---|---|---|---|"]
+    for family in ("gru", "lstm", "rnn", "window-rnn"):
+        cells = []
+        for size in SIZES:
+            times = {name: each["mean"] for name, each in median[f"{family}-{size}"].items()}
+            own = times["compiled"]
+            rivals = (times["onnxruntime"] / own, times["torch sequence"] / own)
+            cells.append(f"{own:.2f}; {rivals[0]:.1f}; {rivals[1]:.0f}")
+        name = f"{family}, L = 10" if family == "window-rnn" else family
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def chain(machine: str = "2core-epyc") -> str:
+    """The table of sample sent to prediction received, through a bare relay and through a twin."""
+    result = _result("chain", machine)
+    lines = ["| at | in between | p50, µs | p99, µs | lost |", "|---|---|---|---|---|"]
+    for name, condition in sorted(result["conditions"].items(), key=lambda each: each[1]["rate"]):
+        place = f"{condition['rate']:,.0f} Hz, {condition['transport']}"
+        each = result["median"][name]
+        figures = f"{each['p50']:,.0f} | {each['p99']:,.0f} | {each['lost']:,.0f}"
+        lines.append(f"| {place} | {condition['who']} | {figures} |")
+    return "\n".join(lines)
+
+
 def _summary(benchmark: str, machine: str) -> dict[str, Any]:
     file = RESULTS / f"{benchmark}-{machine}.json"
-    return dict(json.loads(file.read_text())["summary"]) if file.exists() else {}
+    return dict(_result(benchmark, machine)["summary"]) if file.exists() else {}
+
+
+def _result(benchmark: str, machine: str) -> dict[str, Any]:
+    return dict(json.loads((RESULTS / f"{benchmark}-{machine}.json").read_text()))
 
 
 if __name__ == "__main__":
-    print(table())
+    print(table(), steps(), chain(), sep="\n\n")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -216,14 +219,68 @@ def test_a_step_allocates_nothing() -> None:
     predictor.step(predictor.sample)
     tracemalloc.start()
     try:
-        before = tracemalloc.take_snapshot()
         for _ in range(1_000):
             predictor.step(predictor.sample)
-        after = tracemalloc.take_snapshot()
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(1_000):
+            predictor.step(predictor.sample)
+        _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    grown = [each for each in after.compare_to(before, "filename") if "compiled.py" in str(each.traceback)]
-    assert sum(each.size_diff for each in grown) == 0
+    assert peak - before < 200  # bytes: a loop's own number, and no array
+
+
+def test_a_predictor_is_not_copied_with_its_memory_shared() -> None:
+    predictor = Compiled(checkpoint_of(model_of("gru", 16, 1)), 1)
+    for copy_it in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="open another one"):
+            copy_it(predictor)
+
+
+def test_another_array_in_place_of_its_sample_is_read_all_the_same() -> None:
+    one, other = (Compiled(checkpoint_of(model_of("gru", 16, 1)), 1) for _ in range(2))
+    one.sample = np.array([[1.0, 2.0, 3.0]], np.float32)
+    gc.collect()
+    assert np.array_equal(one.step(one.sample), other.step(np.array([[1.0, 2.0, 3.0]])))
+
+
+def test_what_is_refused_leaves_the_state_as_it_was() -> None:
+    predictor = Compiled(checkpoint_of(model_of("gru", 16, 1)), 1)
+    predictor.warm(np.ones((1, 5, 3)))
+    before = predictor.state
+    with pytest.raises(ValueError, match="could not convert"):
+        predictor.state = np.full(before.shape, "x", object)
+    with pytest.raises(ValueError, match="could not convert"):
+        predictor.free_run(np.ones((1, 3)), np.full((1, 4, 1), "x", object))
+    assert np.array_equal(predictor.state, before)
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense"], ids=["emptied", "overwritten"])
+def test_a_damaged_cache_costs_a_compilation_and_no_more(tmp_path: Path, damage: bytes) -> None:
+    program = (
+        "from twin.predictor import prepare; from twin.models import sizes_of;"
+        "prepare('compiled', 'rnn', sizes_of('rnn', 1, 2, 8))"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    subprocess.run(command, env=environment, check=True)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.nb*")}
+    assert len(files) == 2
+    for path, content in files.items():
+        path.write_bytes(damage)
+        done = subprocess.run(command, env=environment, check=True, capture_output=True)
+        assert done.stderr == b""
+        path.write_bytes(content)
+
+
+def test_without_a_compiler_there_is_advice() -> None:
+    program = "from twin.predictor import load_backend; load_backend('compiled')"
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "NUMBA_DISABLE_JIT is set" in done.stderr
 
 
 def test_every_family_has_its_kernel() -> None:
@@ -254,7 +311,7 @@ def test_other_sizes_and_other_sources_are_other_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the cache's key must hold: a kernel of other sizes, or of another version, is never taken."""
-    from twin.kernels import follow
+    from twin.kernels import cache, follow
 
     monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path))
     follow.follower.cache_clear()
@@ -265,7 +322,8 @@ def test_other_sizes_and_other_sources_are_other_code(
     prepare("compiled", "rnn", sizes_of("rnn", 1, 2, 8))
     prepare("compiled", "rnn", sizes_of("rnn", 1, 2, 9))
     assert codes() == 2
-    monkeypatch.setattr(follow, "VERSION", 1)
+    assert len(list(tmp_path.rglob("*.nbi"))) == 2  # each has an index of its own
+    monkeypatch.setattr(cache, "VERSION", 1)
     follow.follower.cache_clear()
     prepare("compiled", "rnn", sizes_of("rnn", 1, 2, 8))
     assert codes() == 3

@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from benchmarks import targets
 from twin import Sample, Subscriber, endpoint
 
 ROOT = Path(__file__).parent.parent
@@ -108,3 +109,8 @@ def test_every_command_and_file_the_readme_names_is_there() -> None:
             [sys.executable, "-m", "twin", command, "--help"], capture_output=True, text=True, check=True
         )
         assert "--help" in done.stdout
+
+
+@pytest.mark.parametrize("table", [targets.table, targets.steps, targets.chain])
+def test_its_tables_say_what_the_committed_results_say(table: Callable[[], str]) -> None:
+    assert table() in (ROOT / "README.md").read_text(), "write it anew: python -m benchmarks.targets"

@@ -29,7 +29,7 @@ def run(program: str, *, unprivileged: bool = False) -> list[str]:
 
 
 REPORT = """
-import gc, os, threading
+import gc, numba, os, threading
 from twin.realtime import become_realtime, collect, stay_ordinary
 print(len(become_realtime()))
 print(os.sched_getscheduler(0) == os.SCHED_FIFO)
@@ -40,17 +40,19 @@ def beside():
     stay_ordinary()
     found.append(os.sched_getscheduler(0) == os.SCHED_OTHER)
 thread = threading.Thread(target=beside); thread.start(); thread.join()
+print(numba.get_num_threads())
 print(found[0], os.sched_getscheduler(0) == os.SCHED_FIFO)
 """
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to a real-time priority")
 def test_all_manners_where_they_are_permitted() -> None:
-    refused, priority, locked, garbage, threads = run(REPORT)
+    refused, priority, locked, garbage, at_once, threads = run(REPORT)
     if refused != "0":
         pytest.skip("this container grants root no real-time priority or no locked memory")
     assert (priority, locked) == ("True", "True")
     assert garbage == "False True"
+    assert at_once == "1"
     assert threads == "True True"  # what works beside the loop left the priority, the loop kept it
 
 

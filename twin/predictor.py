@@ -97,6 +97,12 @@ def load_backend(backend: str) -> Callable[[Checkpoint, int], Predictor]:
     """
     match backend:
         case "compiled":
+            import numba
+
+            if numba.config.DISABLE_JIT:
+                raise BackendError(
+                    "NUMBA_DISABLE_JIT is set, and nothing can be compiled; unset it, or take --backend eager"
+                )
             from twin.backends.compiled import Compiled
 
             return Compiled
@@ -116,6 +122,7 @@ def prepare(backend: str, family: str, sizes: Sizes) -> None:
         SpecError: sizes that are no model's.
     """
     if backend == "compiled":
+        load_backend(backend)
         from twin.backends import compiled
 
         compiled.prepare(family, sizes)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import numba
 import numpy as np
 import numpy.typing as npt
+from numba.core.registry import cpu_target
 
 from twin.checkpoint import Checkpoint, check
 from twin.errors import SpecError
@@ -17,14 +18,16 @@ from twin.models import Sizes, check_sizes, state_size
 from twin.predictor import check_shape
 
 PARALLEL: Final = 2_048
-"""Rows from which on all cores step together; fewer are done before the others have woken up."""
+"""Rows from which on all cores step together; fewer are done before the others have woken up. A process that
+has done so must not fork and step in the child: the threads stay behind."""
 
-_PORTION: Final = 4_096  # samples followed in one call, so that other threads come to their turn
-_ONE_AT_A_TIME: Final = threading.Lock()  # Numba's threads serve one caller
+_WORK: Final = 2**25  # products of one call of `warm`, a millisecond: then other threads come to their turn
+_ONE_AT_A_TIME: Final = threading.Lock()  # not every layer of Numba's threads serves two callers
+cpu_target.target_context.refresh()  # as the first kernel would, and a loop wait for it: 40 ms
 
 
 class Compiled:
-    """The `Predictor` on Numba. All its memory is made at once; a step allocates none."""
+    """The `Predictor` on Numba. Its memory is made at once; a step allocates none."""
 
     def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
         if rows < 1:
@@ -43,9 +46,10 @@ class Compiled:
         self._block = block(-(-rows // tile) * tile * layout.row)
         self._rows = self._block.reshape(-1, layout.row)[:rows]  # (N, row)
         self._y = self._rows[:, layout.y : layout.y + layout.outputs]
-        self.sample = np.zeros((rows, layout.features), np.float32)
-        self._shape = self.sample.shape
-        self._step = self._call(self.sample, 1)
+        self._portion = max(1, _WORK // (layout.scratch * rows))
+        self.sample = self._sample = np.zeros((rows, layout.features), np.float32)
+        self._shape = self._sample.shape
+        self._step = self._call(self._sample, 1)
         self._step_at = self._step.ctypes.data
 
     def _call(self, z: npt.NDArray[np.float32], steps: int) -> npt.NDArray[np.int64]:
@@ -61,6 +65,7 @@ class Compiled:
     @state.setter
     def state(self, state: npt.NDArray[np.float32]) -> None:
         check_shape("state", state, (self.rows, self._state_size))
+        state = np.asarray(state, np.float32)  # what is no number is refused before anything is changed
         self.reset()
         place = 0
         for part in self._parts():
@@ -81,22 +86,22 @@ class Compiled:
 
     def reset(self) -> None:
         """Forget all samples."""
-        self._rows[...] = 0.0
+        self._block[...] = 0.0
 
     def warm(self, z: npt.NDArray[Any]) -> None:
         """Follow samples z (N, T, F) without answering; a window is one compiled call."""
         check_shape("z", z, (self.rows, z.shape[1] if z.ndim == 3 else -1, self._layout.features))
-        for start in range(0, z.shape[1], _PORTION):
-            portion = np.ascontiguousarray(z[:, start : start + _PORTION], np.float32)
+        for start in range(0, z.shape[1], self._portion):
+            portion = np.ascontiguousarray(z[:, start : start + self._portion], np.float32)
             call = self._call(portion, portion.shape[1])
             self._run(call.ctypes.data)
 
     def step(self, z: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Follow one sample z (N, F), and answer the y (N, P) expected of the next one."""
-        if z is not self.sample:
-            if z.shape != self._shape:
+        if z is not self._sample:
+            if z.shape != self._shape:  # asked here too, because a call costs as much as a fifth of the step
                 check_shape("z", z, self._shape)
-            self.sample[...] = z
+            self._sample[...] = z
         self._run(self._step_at)
         return self._y
 
@@ -109,15 +114,22 @@ class Compiled:
         layout = self._layout
         check_shape("z", z, self._shape)
         check_shape("u", u, (self.rows, u.shape[1] if u.ndim == 3 else -1, layout.inputs))
-        kept = self._rows.copy()
-        self.sample[...] = z
+        sample, u = self._sample, np.asarray(u, np.float32)
         run = np.empty((self.rows, u.shape[1], layout.outputs), np.float32)
+        sample[...] = z
+        kept = self._rows.copy()
         for k in range(u.shape[1]):
-            run[:, k] = self.step(self.sample)
-            self.sample[:, : layout.inputs] = u[:, k]
-            self.sample[:, layout.inputs :] = run[:, k]
+            run[:, k] = self.step(sample)
+            sample[:, : layout.inputs] = u[:, k]
+            sample[:, layout.inputs :] = run[:, k]
         self._rows[...] = kept
         return run
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a predictor works on memory of its own and is not copied or pickled; "
+            "open another one of the same checkpoint, and set its state"
+        )
 
 
 def prepare(family: str, sizes: Sizes) -> None:

@@ -17,5 +17,4 @@ VERSION: Final = int.from_bytes(
     hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).digest()[:6],
     "big",
 )
-"""Of this folder's content. A kernel names it in its source, and so becomes another one for Numba's cache,
-which by itself looks at the kernel's own file alone."""
+"""Of this folder's content."""

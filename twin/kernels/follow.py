@@ -1,12 +1,10 @@
 """The step itself, compiled for a layout: take in samples, answer the next outputs.
 
-Numba keeps the machine code on disk, under a key of the layout, the CPU and the content of this folder, so
-that only the first process ever compiles it.
+`twin.kernels.cache` keeps the machine code on disk.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
@@ -14,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numba import njit, prange, types
 
-from twin.kernels import VERSION
+from twin.kernels.cache import kept
 from twin.kernels.cells import cell
 from twin.kernels.layout import Layout
 from twin.kernels.vectors import accumulate, copy, dot, integer, load, pointer, store
@@ -68,13 +66,13 @@ def follower(layout: Layout, tile: int = 1, parallel: bool = False) -> Follow:
 
     It is called with the address of six 64-bit integers: the addresses of the weights, of the rows and of the
     samples z (N, T, F), then N, T, and the number of threads; N and T at least 1, and rows for whole tiles.
-    Nothing is checked: that is the caller's to do. As arguments they would cost 15 ns each.
+    Nothing is checked: that is the caller's to do. As arguments they would cost 10 to 15 ns each.
 
     A single twin's step keeps Python's lock: to give it back and take it again costs as much as the step, and
     whoever took it meanwhile would be waited for. A fleet's runs without the lock.
     """
     # constants, from here on: what the function below finds in its closure is part of its machine code
-    version, family, layers, gates = 2 * VERSION + parallel, layout.family, layout.layers, layout.gates
+    family, layers, gates = layout.family, layout.layers, layout.gates
     features, inputs, outputs, hidden = layout.features, layout.inputs, layout.outputs, layout.hidden
     taps, lanes, wide, size = layout.taps, layout.lanes, layout.blocks * layout.lanes, layout.row
     above, second, readout, reach = layout.layer, layout.second, layout.readout, layout.reach
@@ -83,14 +81,13 @@ def follower(layout: Layout, tile: int = 1, parallel: bool = False) -> Follow:
     columns, skip, head = gates * lanes, wide - gates * lanes, layout.head
     span = lanes if windowed else reach  # of the readout that one pass through the layers feeds
 
-    @njit(nogil=tile > 1, parallel=parallel, fastmath={"contract"})
     def follow(call: Any) -> None:
         n, steps, threads = integer(call, 3), integer(call, 4), integer(call, 5)
         tiles = (n + tile - 1) // tile
         for thread in prange(threads):
-            p = pointer(integer(call, 0), version)
-            q = pointer(integer(call, 1), version)
-            z = pointer(integer(call, 2), version)
+            p = pointer(integer(call, 0))
+            q = pointer(integer(call, 1))
+            z = pointer(integer(call, 2))
             g = scratch + thread * tile * wide  # the sums of a layer
             for k in range(tiles * thread // threads, tiles * (thread + 1) // threads):
                 base = k * tile * size
@@ -135,10 +132,9 @@ def follower(layout: Layout, tile: int = 1, parallel: bool = False) -> Follow:
                             last_h = row + samples_at - lanes
                             _answer(p, c, reach, q, last_h, row + y_at, span, outputs)
 
-    with contextlib.suppress(RuntimeError):  # no folder to write to: then each process compiles
-        follow.enable_caching()
+    compiled = kept(follow, layout, tile, nogil=tile > 1, parallel=parallel, fastmath={"contract"})
     signature = (types.int64,)
-    follow.compile(signature)
+    compiled.compile(signature)
     # the dispatcher would look at the types of the arguments again at each call
-    entry: Follow = follow.overloads[signature].entry_point
+    entry: Follow = compiled.overloads[signature].entry_point
     return entry

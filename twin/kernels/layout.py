@@ -3,7 +3,8 @@
     weights   for each layer bias, W_x, W_h; the readout's rows [C D]; its bias; mean; 1 / scale; scratch
     rows      for each of N twins c and h of all layers, the newest samples, ŷ, and a mark
 
-Hidden units are padded with zeros to whole vectors; a padded unit stays zero, or does not count. Weights are
+Hidden units are padded with zeros to whole vectors; a padded unit stays zero or does not count, as long as
+all samples and sums are finite. Weights are
 kept input-major: the column that one input adds to all gates of a layer lies in one piece. The scaling of
 the outputs' increments is folded into the readout, the division by the number of taps too.
 """

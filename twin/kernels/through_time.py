@@ -13,26 +13,17 @@ of which x feeds the first three and h the last three; in the other cells both f
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 from numba import njit
 
-from twin.kernels import VERSION
+from twin.kernels.cache import kept
 from twin.kernels.differentiable import CELLS, NAMES, cell, cell_back
 from twin.kernels.matrices import add_product, set_product
 
 Pass = Callable[..., None]
-
-
-def _kept(function: Any) -> Pass:
-    """A compiled function whose machine code stays on disk, where there is a folder to write to."""
-    with contextlib.suppress(RuntimeError):
-        function.enable_caching()
-    compiled: Pass = function
-    return compiled
 
 
 @njit(inline="always")
@@ -61,11 +52,10 @@ def forward_pass(name: str) -> Pass:
     (T, P, N); W_x (gates H, F) of the first layer and (L-1, gates H, H) of those above, W_h (L, gates H, H),
     bias (L, blocks H), the readout's C (P, H), D (P, n F) and d (P,); gain (P,).
     """
-    family, version = NAMES.index(name), VERSION
+    family = NAMES.index(name)
     gates_, blocks = CELLS[name].gates, CELLS[name].blocks
 
-    @njit(nogil=True, fastmath={"contract"})
-    def forward(free: Any, *arrays: Any) -> Any:
+    def forward(free: Any, *arrays: Any) -> None:
         x, h, c, gates, out = arrays[0:5]
         w_first, w_above, w_h, bias, readout, direct, offset, gain = arrays[5:13]
         steps, outputs, columns = out.shape
@@ -94,9 +84,9 @@ def forward_pass(name: str) -> Pass:
                         out[t, i, k] = y
                         if not last:
                             x[first + t + 1, f, k] = y
-        return version
 
-    return _kept(forward)
+    compiled: Pass = kept(forward, name, nogil=True, fastmath={"contract"})
+    return compiled
 
 
 @lru_cache
@@ -110,11 +100,10 @@ def backward_pass(name: str) -> Pass:
     of each column. `scratch` (blocks H, N) is overwritten; `x_t` (n-1+T, N, F) and `h_t` (N, H), filled up
     likewise, are zeros at first. The weights are transposed; the rest is what the pass forward left.
     """
-    family, version = NAMES.index(name), VERSION
+    family = NAMES.index(name)
     gates_, blocks = CELLS[name].gates, CELLS[name].blocks
 
-    @njit(nogil=True, fastmath={"contract"})
-    def backward(free: Any, *arrays: Any) -> Any:
+    def backward(free: Any, *arrays: Any) -> None:
         out, dh, dc, dx = arrays[0:4]
         d_first, d_above, d_w_h, d_bias, d_readout, d_direct = arrays[4:10]
         scratch, x_t, h_t, x, h, c, gates = arrays[10:17]
@@ -156,6 +145,6 @@ def backward_pass(name: str) -> Pass:
                 else:
                     add_product(dx[first + t], w_first, of_x)
                     add_product(d_first, of_x, x_t[first + t])
-        return version
 
-    return _kept(backward)
+    compiled: Pass = kept(backward, name, nogil=True, fastmath={"contract"})
+    return compiled

@@ -34,14 +34,13 @@ def padded(n: int) -> int:
 
 
 @intrinsic
-def pointer(typing: Any, address: Any, version: Any) -> Any:
-    """The float32 numbers at an address. The version is not looked at: named in a kernel's source, it makes
-    the kernel another one for Numba's cache."""
+def pointer(typing: Any, address: Any) -> Any:
+    """The float32 numbers at an address."""
 
     def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
         return b.inttoptr(arguments[0], context.get_value_type(POINTER))
 
-    return POINTER(types.int64, version), generate
+    return POINTER(types.int64), generate
 
 
 @intrinsic

@@ -15,7 +15,6 @@ from twin.config import Config
 from twin.errors import SpecError, TwinError
 from twin.messages import Message, Sample, Spec
 from twin.models.model import Model
-from twin.predictor import prepare
 from twin.trainer import Trainer, asked_sizes
 
 
@@ -42,8 +41,6 @@ def train(config: Config) -> None:
         for error in refused:
             publisher.event("refused", str(error)[:1000])
         trainer = Trainer(spec, config.trainer, config.twin.window, incumbent)
-        # here, and not in the twin, whose loop would wait
-        prepare(config.twin.backend, config.trainer.model, asked_sizes(spec, config.trainer))
         rehearse(trainer)
         trainer.taken = max(numbers(directory), default=0)  # a damaged one keeps its number
         heard = time.monotonic()

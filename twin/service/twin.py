@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import queue
+import subprocess
 import sys
 import threading
 import time
@@ -23,6 +25,8 @@ from twin.twin import Twin
 STALE_PERIODS: Final = 10
 STALE_FLOOR: Final = 0.25  # s; at 1 kHz ten periods are shorter than a busy machine's hiccups
 LOOK: Final = 0.05  # s between two looks into the run directory
+PREPARE: Final = "import json, sys; from twin.predictor import prepare; prepare(*json.loads(sys.argv[1]))"
+"""A program that compiles what a kind of model needs, into the cache that all processes share."""
 AHEAD: Final = 4  # models opened and not yet taken up
 LOOK_EVERY: Final = 16  # samples between them in a stream that no clock drives
 
@@ -39,6 +43,7 @@ class Loader(threading.Thread):
         self.backend, self.realtime = config.backend, config.realtime
         self.ready: queue.SimpleQueue[tuple[Checkpoint, Predictor] | CheckpointError] = queue.SimpleQueue()
         self.seen = 0
+        self._kinds: set[tuple[object, ...]] = set()  # of models opened before
         self._over = threading.Event()
 
     def first(self) -> tuple[Checkpoint, Predictor] | None:
@@ -70,8 +75,16 @@ class Loader(threading.Thread):
                 self.ready.put((checkpoint, self._open(checkpoint)))
         except CheckpointError as error:
             self.ready.put(error)
+        except Exception as error:  # a thread that dies says nothing, and no model would come any more
+            self.ready.put(CheckpointError(f"checkpoint {self.seen} could not be opened: {error!r}"))
 
     def _open(self, checkpoint: Checkpoint) -> Predictor:
+        kind = checkpoint.family, *checkpoint.sizes.values()
+        if self.is_alive() and kind not in self._kinds:
+            # compiling holds Python's lock for moments in which the loop could not answer
+            arguments = json.dumps([self.backend, checkpoint.family, checkpoint.sizes])
+            subprocess.run([sys.executable, "-c", PREPARE, arguments], check=False)
+        self._kinds.add(kind)
         predictor = open_predictor(checkpoint, self.backend, 1)
         if self.realtime:
             keep_forever()  # the first one brings thousands of objects along
