@@ -126,10 +126,11 @@ def chain(machine: str = "2core-epyc") -> str:
     result = _result("chain", machine)
     lines = ["| at | in between | p50, µs | p99, µs | lost |", "|---|---|---|---|---|"]
     for name, condition in sorted(result["conditions"].items(), key=lambda each: each[1]["rate"]):
-        place = f"{condition['rate']:,.0f} Hz, {condition['transport']}"
+        who, *_, place = name.rpartition(f", {condition['rate'] / 1e3:g} kHz")
+        place = f"{condition['rate']:,.0f} Hz{place}"
         each = result["median"][name]
         figures = f"{each['p50']:,.0f} | {each['p99']:,.0f} | {each['lost']:,.0f}"
-        lines.append(f"| {place} | {condition['who']} | {figures} |")
+        lines.append(f"| {place} | {who} | {figures} |")
     return "\n".join(lines)
 
 

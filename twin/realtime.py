@@ -35,6 +35,17 @@ def become_realtime() -> list[str]:
     return refused
 
 
+def give_way() -> None:
+    """Run only when no other process wants to, and leave at once when one does.
+
+    Being nice is not enough: Linux lets even the nicest process end its turn, of up to 3 ms, before one that
+    wakes up: 1.2 to 2.2 ms in the p99 of a stream beside a refit, which was 0.3 ms without.
+    """
+    os.nice(19)
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
 def stay_ordinary() -> None:
     """Take this thread out of it again: it works beside the loop, and must not be in its way."""
     if hasattr(os, "sched_setscheduler"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from twin.config import Config
 from twin.errors import SpecError, TwinError
 from twin.messages import Message, Sample, Spec
 from twin.models.model import Model
+from twin.realtime import give_way
 from twin.trainer import Trainer, asked_sizes
 
 
@@ -25,7 +25,7 @@ def train(config: Config) -> None:
         CheckpointError: the run directory holds models of another plant.
         SpecError: the plant changes its signals.
     """
-    os.nice(19)
+    give_way()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     stop = service.Stop()

@@ -99,7 +99,7 @@ class Loader(threading.Thread):
 
 def predict(config: Config) -> None:
     """Answer the samples of a source until a signal comes."""
-    sys.setswitchinterval(5e-4)  # s; the loader must not keep the loop waiting for the default 5 ms
+    sys.setswitchinterval(5e-5)  # s; the loader must not keep the loop waiting for the default 5 ms
     load_backend(config.twin.backend)  # now, and not when the first model comes
     if config.twin.realtime:
         for text in become_realtime():
