@@ -142,7 +142,9 @@ def test_all_goes_on_after_a_failure_and_says_so(
 
 
 def test_ctrl_c_ends_in_a_word(tmp_path: Path) -> None:
-    process = start("simulate", "--json", str(tmp_path / "figures.json"))
+    # a shell that starts tests in the background has its programs ignore Ctrl-C
+    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    process = start("simulate", "--json", str(tmp_path / "figures.json"), before=listening)
     assert process.stdout is not None
     assert "simulate" in process.stdout.readline()  # it measures
     process.send_signal(signal.SIGINT)
