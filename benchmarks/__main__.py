@@ -21,10 +21,12 @@ from rich.table import Table
 
 from twin.errors import BackendError, ConfigError, TwinError
 
-NAMES: Final = ("step", "activations", "chain", "swap", "refit", "simulate", "startup")
+NAMES: Final = ("step", "activations", "chain", "swap", "refit", "fidelity", "simulate", "startup")
 DEVICES: Final = ("cpu", "cuda")
 ON_DEVICES: Final = ("step",)
 """Benchmarks that have a choice of the device."""
+WITH_DATA: Final = ("fidelity",)
+"""Benchmarks that take recordings."""
 STOLEN: Final = 1.0  # percent of the machine's time, from which on the figures come with a warning
 USER_ERROR: Final = 2
 INTERRUPTED: Final = 130  # as a shell counts Ctrl-C
@@ -37,7 +39,8 @@ class Benchmark(Protocol):
     """What a module offers; it may also have `plot(result, folder) -> list[Path]`, which draws."""
 
     def measure(self, console: Console, *, quick: bool) -> dict[str, Any]:
-        """Plain data, with a `summary` of the figures that matter; of `ON_DEVICES`, it takes `device` too."""
+        """Plain data, with a `summary` of the figures that matter; of `ON_DEVICES`, it takes `device` too,
+        of `WITH_DATA` the recordings' directory, `data`."""
 
     def table(self, result: dict[str, Any]) -> RenderableType:
         """What `measure` returned, for people."""
@@ -53,6 +56,9 @@ def benchmark(
     quick: Annotated[bool, typer.Option("--quick", help="A look, not a measurement.")] = False,
     folder: Annotated[Path | None, typer.Option("--plot", help="Draw into this directory.")] = None,
     device: Annotated[str, typer.Option(help="Where `step` runs its models: cpu or cuda.")] = "cpu",
+    data: Annotated[
+        Path | None, typer.Option(help="Recordings for `fidelity`: a directory such as ../shared/data.")
+    ] = None,
 ) -> None:
     """Measure, show a table, and write the figures with the machine they were measured on."""
     if name != "all" and name not in NAMES:
@@ -62,6 +68,10 @@ def benchmark(
     many = name == "all"
     if device != DEVICES[0] and not many and name not in ON_DEVICES:
         raise ConfigError(f"--device {device}: {name} has no choice; it is for {', '.join(ON_DEVICES)}")
+    if data is not None and not many and name not in WITH_DATA:
+        raise ConfigError(f"--data {data}: {name} takes no recordings; it is for {', '.join(WITH_DATA)}")
+    if data is not None and not data.is_dir():
+        raise ConfigError(f"--data {data}: no such directory")
     if file is not None:
         check_writable(file, directory=many)
     if folder is not None:
@@ -71,7 +81,7 @@ def benchmark(
     failed = []
     for each in NAMES if many else (name,):
         try:
-            run(each, file, quick, folder, device)
+            run(each, file, quick, folder, device, data)
         except TwinError as error:
             if not many:
                 raise
@@ -106,7 +116,9 @@ def check_writable(path: Path, *, directory: bool) -> None:
         ) from None
 
 
-def run(name: str, file: Path | None, quick: bool, folder: Path | None, device: str) -> None:
+def run(
+    name: str, file: Path | None, quick: bool, folder: Path | None, device: str, data: Path | None = None
+) -> None:
     """One benchmark from its import to its file.
 
     Raises:
@@ -118,7 +130,8 @@ def run(name: str, file: Path | None, quick: bool, folder: Path | None, device: 
     console = Console()
     before = machine()
     console.rule(f"{name}{', quick' if quick else ''}: {in_words(before)}")
-    options = {"device": device} if name in ON_DEVICES else {}
+    options: dict[str, Any] = {"device": device} if name in ON_DEVICES else {}
+    options |= {"data": data} if name in WITH_DATA else {}
     result = module.measure(console, quick=quick, **options)
     after = machine()
     console.print(module.table(result))
@@ -151,12 +164,24 @@ def load(name: str) -> Benchmark:
         raise BackendError(f"{name} needs {error.name}; {advice}") from None
 
 
-def summary_table(summary: dict[str, float]) -> Table:
-    """The figures that matter, by the names under which they stand in the file."""
+def summary_table(summary: dict[str, Any]) -> Table:
+    """The figures that matter, by the names under which they stand in the file.
+
+    A value is a number, None for what was never reached, or a dict of such by name.
+    """
     grid = Table.grid(padding=(0, 2))
     for key, value in summary.items():
-        grid.add_row(key, f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}")
+        if isinstance(value, dict):
+            grid.add_row(key, "  ".join(f"{name} {_in_digits(each)}" for name, each in value.items()))
+        else:
+            grid.add_row(key, _in_digits(value))
     return grid
+
+
+def _in_digits(value: float | None) -> str:
+    if value is None:
+        return "never"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def complain(error: TwinError) -> None:

@@ -43,7 +43,7 @@ from benchmarks.step_streams import TAPS, measure_fleets, measure_streams
 from benchmarks.step_tables import table
 from benchmarks.timers import Rival, one_by_one, turn
 from twin.checkpoint import Checkpoint
-from twin.models import FAMILIES
+from twin.models import NETWORKS
 from twin.predictor import load_backend
 
 __all__ = ["measure", "plot", "table"]
@@ -66,7 +66,7 @@ Turns = Sequence[Mapping[str, float]]
 
 def networks() -> dict[str, Checkpoint]:
     """Every family and size; a GRU with the default taps; longer windows."""
-    grid = {f"{family}-{hidden}": network(family, hidden) for family in FAMILIES for hidden in SIZES}
+    grid = {f"{family}-{hidden}": network(family, hidden) for family in NETWORKS for hidden in SIZES}
     windows = {of_window(length): network("window-rnn", window=length) for length in WINDOWS}
     return grid | {f"{STATEFUL}, {TAPS} taps": network("gru", taps=TAPS)} | windows
 

@@ -105,7 +105,7 @@ def in_a_loop(checkpoint: Checkpoint, sample: npt.NDArray[np.float32]) -> Rival:
     states = block(TWINS * layout.row)
     z = np.tile(sample, (TWINS, 1, 1))
     addresses = (a.ctypes.data for a in (weights, states, z))
-    call = np.array([*addresses, TWINS, 1, 1], np.int64)
+    call = np.array([*addresses, TWINS, 1, 1, 0, 0], np.int64)  # and nothing adapts
     kept = (weights, states, z, call)  # as long as there are addresses of them
     return rival("follow(call)", TWINS, follow=follower(layout), call=call.ctypes.data, kept=kept)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -27,7 +28,7 @@ from benchmarks.step_streams import figures as growth_figures
 from benchmarks.stretch import evaluate
 from benchmarks.timers import in_a_row, one_by_one, rival, turn
 from twin.errors import BackendError, TwinError
-from twin.models import FAMILIES, GATES
+from twin.models import GATES, NETWORKS
 from twin.predictor import available_backends
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +63,8 @@ MISTAKES = {
     "simulate --plot Makefile": "Makefile.*name a directory that can be written",
     "simulate --device tpu": "--device tpu: it is one of cpu, cuda",
     "simulate --device cuda": "simulate has no choice; it is for step",
+    "simulate --data tests": "--data tests: simulate takes no recordings; it is for fidelity",
+    "fidelity --data nowhere": "--data nowhere: no such directory",
 }
 
 
@@ -113,10 +116,10 @@ def test_a_missing_module_or_package_is_named(monkeypatch: pytest.MonkeyPatch) -
 def stub(name: str) -> Any:
     """A benchmark that takes no time; `swap` fails."""
 
-    def measure(console: Console, *, quick: bool, **device: str) -> dict[str, Any]:
+    def measure(console: Console, *, quick: bool, **options: Any) -> dict[str, Any]:
         if name == "swap":
             raise TwinError("out of luck")
-        return {"summary": {"answer": 42.0}, "device": device}
+        return {"summary": {"answer": 42.0}, "device": "device" in options}
 
     return SimpleNamespace(measure=measure, table=lambda result: "a table of figures")
 
@@ -139,6 +142,13 @@ def test_all_goes_on_after_a_failure_and_says_so(
     for name, figures in found.items():
         assert (figures["name"], figures["quick"]) == (name, True)
         assert figures["command"].startswith("python -m benchmarks all --quick")
+
+
+def test_a_summary_may_hold_dicts_and_what_was_never_reached() -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(frame.summary_table({"a": 1234.5, "delay_s": {"R +20 %": 0.25, "stuck": None}, "b": None}))
+    said = [line.split() for line in console.export_text().splitlines()]
+    assert said == [["a", "1,234"], ["delay_s", *["R", "+20", "%", "0.25", "stuck", "never"]], ["b", "never"]]
 
 
 def test_ctrl_c_ends_in_a_word(tmp_path: Path) -> None:
@@ -314,7 +324,7 @@ def test_a_quick_look_at_swaps_loses_nothing_and_takes_up_every_model(tmp_path: 
 
 
 @pytest.mark.parametrize("more", [{"window": 1}, {"taps": 3, "window": 7}], ids=["one sample", "several"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", NETWORKS)
 def test_onnxruntime_runs_the_same_network(
     family: str, more: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,7 +388,7 @@ def test_a_quick_look_at_steps_compares_every_network_with_its_rivals(tmp_path: 
         "fleet_16384_mtps",
     }
     assert all(value > 0 for value in summary.values())
-    grid = {f"{family}-{hidden}" for family in FAMILIES for hidden in (16, 32, 64, 128)}
+    grid = {f"{family}-{hidden}" for family in NETWORKS for hidden in (16, 32, 64, 128)}
     assert grid < set(figures["median"])
     for ways in figures["median"].values():
         assert {"compiled", "eager", "kernel", "onnxruntime", "torch sequence"} <= set(ways)

@@ -20,7 +20,7 @@ import pytest
 import safetensors.numpy
 
 from twin import checkpoint as module
-from twin.checkpoint import Checkpoint, load, newest, numbers, path_of, save
+from twin.checkpoint import KEPT, Checkpoint, load, newest, numbers, path_of, prune, save
 from twin.errors import CheckpointError
 from twin.manifest import decode, encode
 from twin.messages import Spec
@@ -40,7 +40,9 @@ def checkpoint(number: int = 1, family: str = "gru", **changes: Any) -> Checkpoi
         sizes=sizes,
         spec=SPEC,
         tensors={
-            name: rng.uniform(0.1, 1.0, shape).astype(np.float32)
+            name: np.array([0.001, 1, 0], np.float32)  # a period, and the columns of current and speed
+            if name.endswith("clock")
+            else rng.uniform(0.1, 1.0, shape).astype(np.float32)
             for name, shape in tensor_shapes(family, sizes).items()
         },
         config={"learning_rate": 0.01, "segments": [1, 2]},
@@ -109,6 +111,18 @@ def test_a_number_is_never_overwritten(tmp_path: Path) -> None:
         save(tmp_path, checkpoint(2))
     assert {name: (path / name).read_bytes() for name in FILES} == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["000001", "000002"]
+
+
+def test_the_newest_stay_and_those_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT", 3)
+    for number in range(1, 8):
+        save(tmp_path, checkpoint(number))
+    (tmp_path / "notes").mkdir()
+    assert prune(tmp_path, {2, None}) == [1, 3, 4]
+    assert numbers(tmp_path) == [2, 5, 6, 7]
+    assert {entry.name for entry in tmp_path.iterdir()} == {"000002", "000005", "000006", "000007", "notes"}
+    assert prune(tmp_path, {2}) == [] and prune(tmp_path / "nowhere") == []
+    assert KEPT > 24, "a run's checkpoints of a minute or so"
 
 
 def test_the_newest_that_verifies_is_found_and_the_refused_are_told(tmp_path: Path) -> None:

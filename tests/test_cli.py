@@ -26,7 +26,7 @@ from twin.models import sizes_of, tensor_shapes
 
 pytestmark = pytest.mark.timeout(300)  # thirty starts of Python, on a machine that may be busy
 
-COMMANDS = ("simulate", "predict", "train", "watch", "run", "forecast")
+COMMANDS = ("simulate", "predict", "train", "watch", "run", "forecast", "fit", "evaluate")
 SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.005)
 
 
@@ -48,7 +48,7 @@ CASES = [
     Case("simulate --plant-endpoint nonsense", "use tcp://127.0.0.1:PORT or ipc:///PATH"),
     Case("simulate --plant-endpoint tcp://127.0.0.1:{port}", "{port} is in use by another program; stop"),
     Case("train --config {here}/unknown.toml", "no 'hiden'; it knows .*hidden_size"),
-    Case("train --model transformer", "is not one of 'gru'"),
+    Case("train --model transformer", "is not one of 'auto', 'arx'"),
     Case(f"{RECORDED} --file {{here}}/nowhere.csv", "nowhere.csv: no such file"),
     Case(f"{RECORDED} --file {{here}}/binary.csv", "not a text file"),
     Case(f"{RECORDED} --file {{here}}/short.csv --dt 0.1", "line 4, column 'y': the cell is missing"),
@@ -64,6 +64,20 @@ CASES = [
     Case("forecast --source live --run-dir {here}/other", "is made for .* choose another --run-dir"),
     Case("forecast --source live --run-dir {here}/damaged", "is damaged.* Delete that folder"),
     Case("forecast --source live --run-dir {here}/own --input torque=const:1", "the plant has voltage"),
+    Case("fit {here}/good.csv --inputs u --outputs z --dt 0.1", "no column 'z'; there are u, y"),
+    Case("fit {here}/good.csv --inputs u --outputs y --dt 0.1", "has 3 samples.* give a longer one"),
+    Case("fit {here}/still.csv --inputs u --outputs y --dt 0.1", "the output y does not move"),
+    Case(
+        "fit {here}/good.csv --inputs u --outputs y --budget soon", "--budget soon: give a time .* e.g. 120s"
+    ),
+    Case(
+        "fit {here}/good.csv --inputs u --outputs y --model arma", "--model arma: it is one of auto, arx, gru"
+    ),
+    Case("fit {here}/still.csv --inputs u --outputs y --dt 1 --run-dir {here}/other", "another --run-dir"),
+    Case("evaluate {here}/nowhere {here}/good.csv", "holds no model; name a run directory"),
+    Case("evaluate {here}/other {here}/good.csv", "3 samples.*give a longer recording"),
+    Case("evaluate {here}/other {here}/good.csv --inputs u,y", "name as many columns"),
+    Case("evaluate {here}/own {here}/good.csv", "no column 'voltage'; there are u, y"),
     Case("simulate --source live", "in use by process \\d+; stop that one, or .* another --source"),
     Case("run --source live --duration 1", "in use by process \\d+; stop that one, or .* another --source"),
 ]
@@ -81,6 +95,7 @@ def materials(here: Path) -> None:
     (here / "short.csv").write_text("u,y\n1,2\n3,4\n5\n")
     (here / "words.csv").write_text("u,y\n1,2\n3,off\n5,6\n")
     (here / "good.csv").write_text("u,y\n1,2\n3,4\n5,6\n")
+    (here / "still.csv").write_text("u,y\n" + "".join(f"{k % 7},5\n" for k in range(100)))
     save(here / "own", checkpoint(SPEC))
     save(here / "other", checkpoint(Spec(inputs=("u",), outputs=("y",), dt=0.1)))
     path = save(here / "damaged", checkpoint(SPEC)) / "weights.safetensors"

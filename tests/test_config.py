@@ -112,7 +112,7 @@ def test_the_choices_are_those_that_there_are() -> None:
         load(None, trainer={"model": model})
     for backend in BACKENDS:
         load(None, twin={"backend": backend})
-    with pytest.raises(ConfigError, match="--model = 'transformer': input should be 'gru'"):
+    with pytest.raises(ConfigError, match="--model = 'transformer': input should be 'auto', 'arx'"):
         load(None, trainer={"model": "transformer"})
     with pytest.raises(ConfigError, match="--backend"):
         load(None, twin={"backend": "abacus"})

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from twin.messages import Spec
-from twin.models import FAMILIES
+from twin.models import NETWORKS
 from twin.models.model import Model, new_model
 from twin.models.scaling import Scaling
 
@@ -18,7 +18,7 @@ with pytest.MonkeyPatch.context() as environment:
     pytest.importorskip("triton", reason="Triton is not installed: the graph backend has torch's operations")
     from twin.backends import fused
 
-RECURRENT = [family for family in FAMILIES if family != "window-rnn"]
+RECURRENT = [family for family in NETWORKS if family != "window-rnn"]
 TOLERANCE = 1e-6
 """Of a step fed with the same sample and state; answers in units of a signal's largest value."""
 

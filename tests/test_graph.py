@@ -15,7 +15,7 @@ from twin.backends.graph import Graph
 from twin.checkpoint import Checkpoint
 from twin.errors import BackendError
 from twin.messages import Spec
-from twin.models import FAMILIES
+from twin.models import GENERAL, NETWORKS
 from twin.models.model import new_model
 from twin.models.scaling import Scaling
 from twin.predictor import open_predictor
@@ -64,7 +64,7 @@ def test_without_a_device_the_error_names_what_there_is(backend: str) -> None:
     [(1, 32, 1), (2, 33, 3), (1, 128, 3), (1, 300, 3), (1, 16, 40)],
     ids=["fused", "fused, padded", "fused, in chunks", "too many units", "too many taps"],
 )
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GENERAL)
 def test_a_thousand_steps_are_those_of_torch_on_the_cpu(
     family: str, layers: int, hidden_size: int, taps: int, backend: str
 ) -> None:
@@ -76,7 +76,7 @@ def test_a_thousand_steps_are_those_of_torch_on_the_cpu(
 
 
 @needs_device
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GENERAL)
 def test_warming_by_captured_portions_is_stepping(family: str) -> None:
     """Portions of sixteen samples, and a remainder of five."""
     checkpoint, z = checkpoint_of(family, 2), samples(3, 37)
@@ -104,7 +104,7 @@ def test_a_fleet_is_as_many_single_twins(rows: int) -> None:
 
 @needs_device
 @pytest.mark.skipif(not find_spec("triton"), reason="Triton is not installed")
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "window-rnn"])
+@pytest.mark.parametrize("family", [family for family in NETWORKS if family != "window-rnn"])
 def test_the_kernel_and_torchs_operations_are_interchangeable(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from twin.checkpoint import Checkpoint
 from twin.kernels.activations import logistic, tanh
 from twin.kernels.layout import FAMILIES as PLACES
 from twin.messages import Spec
-from twin.models import FAMILIES, sizes_of
+from twin.models import GENERAL, sizes_of
 from twin.models.model import Model, new_model, open_model
 from twin.models.scaling import Scaling
 from twin.predictor import prepare
@@ -148,7 +148,7 @@ def assert_parity(model: Model, steps: int, rows: int = 1) -> None:
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("hidden_size", [1, 7, 16, 33])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GENERAL)
 def test_every_step_is_that_of_float64(family: str, hidden_size: int, layers: int) -> None:
     assert_parity(model_of(family, hidden_size, layers), steps=1_000)
 
@@ -157,19 +157,19 @@ def test_every_step_is_that_of_float64(family: str, hidden_size: int, layers: in
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("hidden_size", [16, 32, 64, 128])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GENERAL)
 def test_every_one_of_100_000_steps_is_that_of_float64(family: str, hidden_size: int, layers: int) -> None:
     assert_parity(model_of(family, hidden_size, layers), steps=100_000)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GENERAL)
 @pytest.mark.parametrize("rows", [2, 3, 4, 5, 9])
 def test_every_step_of_a_fleet_is_that_of_float64(family: str, rows: int) -> None:
     """Whole tiles of rows, and tiles that are not full."""
     assert_parity(model_of(family, hidden_size=20, layers=2), steps=50, rows=rows)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GENERAL)
 def test_all_cores_together_step_as_one(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(family, hidden_size=16, layers=1)
     z = np.random.default_rng(1).normal(size=(20, 301, 3)).astype(np.float32)
@@ -202,7 +202,7 @@ def test_any_number_of_inputs_and_outputs(sizes: tuple[int, int, int, int]) -> N
 # -- behaviour ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GENERAL)
 def test_a_sample_that_is_not_finite_shows_in_the_answer(family: str) -> None:
     predictor = Compiled(checkpoint_of(model_of(family, 16, 1)), 1)
     predictor.sample[...] = [1.0, np.nan, 2.0]
@@ -266,7 +266,7 @@ def test_a_damaged_cache_costs_a_compilation_and_no_more(tmp_path: Path, damage:
     command = [sys.executable, "-c", program]
     subprocess.run(command, env=environment, check=True)
     files = {path: path.read_bytes() for path in tmp_path.rglob("*.nb*")}
-    assert len(files) == 2
+    assert len(files) == 4  # of a step and of a free run
     for path, content in files.items():
         path.write_bytes(damage)
         done = subprocess.run(command, env=environment, check=True, capture_output=True)
@@ -284,7 +284,7 @@ def test_without_a_compiler_there_is_advice() -> None:
 
 
 def test_every_family_has_its_kernel() -> None:
-    assert set(PLACES) == set(FAMILIES)
+    assert set(PLACES) == set(GENERAL)
 
 
 def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
         return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb*")}
 
     first = run()
-    assert len(first) == 2  # an index, and the code
+    assert len(first) == 4  # an index and the code, of a step and of a free run
     assert run() == first
 
 
@@ -311,23 +311,27 @@ def test_other_sizes_and_other_sources_are_other_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the cache's key must hold: a kernel of other sizes, or of another version, is never taken."""
-    from twin.kernels import cache, follow
+    from twin.kernels import cache, follow, free_run
+
+    def forget() -> None:
+        follow.compiled.cache_clear()
+        free_run.free_runner.cache_clear()
 
     monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path))
-    follow.follower.cache_clear()
+    forget()
 
     def codes() -> int:
         return len(list(tmp_path.rglob("*.nbc")))
 
     prepare("compiled", "rnn", sizes_of("rnn", 1, 2, 8))
     prepare("compiled", "rnn", sizes_of("rnn", 1, 2, 9))
-    assert codes() == 2
-    assert len(list(tmp_path.rglob("*.nbi"))) == 2  # each has an index of its own
+    assert codes() == 4  # a step and a free run of each
+    assert len(list(tmp_path.rglob("*.nbi"))) == 4  # each has an index of its own
     monkeypatch.setattr(cache, "VERSION", 1)
-    follow.follower.cache_clear()
+    forget()
     prepare("compiled", "rnn", sizes_of("rnn", 1, 2, 8))
-    assert codes() == 3
-    follow.follower.cache_clear()
+    assert codes() == 6
+    forget()
 
 
 def test_without_a_place_for_the_cache_it_compiles_all_the_same(tmp_path: Path) -> None:

@@ -13,9 +13,21 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS: list[set[str]] = [
     {"twin.errors", "twin.messages", "twin.metrics"},
-    {"twin.window", "twin.pacer", "twin.address", "twin.bus", "twin.recording"},
+    {"twin.window", "twin.history", "twin.pacer", "twin.address", "twin.bus", "twin.recording"},
     {"twin.models", "twin.manifest", "twin.checkpoint", "twin.predictor", "twin.backends", "twin.kernels"},
-    {"twin.twin", "twin.trainer", "twin.monitor", "twin.config"},
+    {
+        "twin.watch",
+        "twin.forecast",
+        "twin.twin",
+        "twin.trainer",
+        "twin.trial",
+        "twin.asked",
+        "twin.fit",
+        "twin.evaluation",
+        "twin.changes",
+        "twin.monitor",
+        "twin.config",
+    },
     {"twin.service", "twin.supervisor", "twin.dashboard", "twin.realtime"},
     {"twin.cli", "twin.__main__", "twin"},
 ]
@@ -30,10 +42,35 @@ TORCH = (
     "twin.backends.fused",
     "twin.backends.graph",
     "twin.trainer",
+    "twin.trial",
+    "twin.asked",
     "twin.service.trainer",
+    "twin.fit",
+    "twin.service.fit",
 )
-SIMULATORS_MAY_KNOW = {"twin.errors", "twin.messages", "twin.bus", "twin.pacer", "twin.recording"}
-PURE = {"twin.twin", "twin.trainer", "twin.monitor", "twin.window", "twin.metrics", "twin.messages"}
+SIMULATORS_MAY_KNOW = {
+    "twin.errors",
+    "twin.messages",
+    "twin.bus",
+    "twin.pacer",
+    "twin.recording",
+    "twin.kernels.cache",  # how compiled code stays on disk; it knows nothing of models
+}
+PURE = {
+    "twin.twin",
+    "twin.watch",
+    "twin.forecast",
+    "twin.trainer",
+    "twin.trial",
+    "twin.history",
+    "twin.fit",
+    "twin.evaluation",
+    "twin.changes",
+    "twin.monitor",
+    "twin.window",
+    "twin.metrics",
+    "twin.messages",
+}
 WORLD = {"socket", "threading", "time", "zmq", "subprocess", "os", "pathlib", "queue", "signal", "asyncio"}
 
 

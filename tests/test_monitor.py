@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rich.console import Console
 
+from twin.dashboard import Dashboard
 from twin.messages import Event, Prediction, Sample, Spec, pack
 from twin.monitor import KEPT, RECENT, Monitor
 
@@ -160,6 +163,38 @@ def test_figures_can_travel_and_the_report_can_be_written_before_and_after_the_f
     assert figures["samples"] == figures["predictions"] == 2 * RECENT
     assert figures["z.voltage"] == 2.0 * (2 * RECENT - 1) and figures["model"] == 1.0
     assert figures["rmse.speed"] == pytest.approx(0.5)
+
+
+def test_the_error_stands_beside_the_floor_that_the_plant_tells() -> None:
+    monitor = fed(200)
+    assert "ratio.speed" not in monitor.figures()  # a recording has none
+    told = {"samples": 200.0, "overruns": 0.0, "floor.current": 0.4, "floor.speed": 0.25}
+    monitor.observe(Event(name="plant", text="", figures=told))
+    figures = monitor.figures()
+    assert figures["ratio.current"] == pytest.approx(0.5 / 0.4)
+    assert figures["ratio.speed"] == pytest.approx(0.5 / 0.25) and figures["floor.speed"] == 0.25
+    assert "ratio" not in monitor.report()["one_step"]["speed"]  # that of the last quarter is not yet known
+    told |= {"quarter_floor.current": 0.5, "quarter_floor.speed": 0.0}
+    monitor.observe(Event(name="end", text="", figures=told))
+    report = monitor.report()["one_step"]
+    assert report["current"]["ratio"] == pytest.approx(1.0) and report["current"]["floor"] == 0.5
+    assert "ratio" not in report["speed"]  # of nothing, there is no ratio
+
+
+def test_the_live_view_shows_the_ratio_to_the_floor_where_there_is_one() -> None:
+    def shown(**figures: float) -> tuple[str, str]:
+        dashboard, console = Dashboard("motor-1"), Console(width=100, record=True, file=io.StringIO())
+        dashboard.observe(SPEC)
+        dashboard.observe(Event(name="figures", text="following", figures=figures))
+        console.print(dashboard.render())
+        return console.export_text(), dashboard.line()
+
+    errors = {"rmse.speed": 0.13, "persistence_rmse.speed": 5.0, "skill.speed": 0.97}
+    view, line = shown(**errors)
+    assert "floor" not in view + line and "97.0 %" in view and "skill speed 97.0 %" in line
+    view, line = shown(**errors, **{"floor.speed": 0.125, "ratio.speed": 1.04})
+    assert "× floor" in view and "1.040" in view and "0.125" in view
+    assert "speed 1.040 × floor" in line
 
 
 def test_a_plant_that_stands_still_has_finite_figures_too() -> None:

@@ -153,6 +153,7 @@ class Run:
     holder: int
     forecast: dict[str, Any]
     table: str
+    several: dict[str, Any]
     children: list[int]
 
 
@@ -168,8 +169,9 @@ def run() -> Iterator[Run]:
             place.start("run --duration 1"),
             place.start("forecast --voltage step:5 --horizon 0.2 --json"),
             place.start("forecast --horizon 0.05"),
+            place.start("forecast --voltage step:5 --voltage const:0 --horizon 0.05 --json"),
         ]
-        second, forecast, table = (place.finish(guest) for guest in guests)
+        second, forecast, table, several = (place.finish(guest) for guest in guests)
         said = place.finish(process)
         report = json.loads((place.root / "r.json").read_text())
         yield Run(
@@ -182,6 +184,7 @@ def run() -> Iterator[Run]:
             children["monitor"],
             json.loads(forecast),
             table,
+            json.loads(several),
             list(children.values()),
         )
     finally:
@@ -202,7 +205,10 @@ def test_the_report_says_how_good_and_how_fast(run: Run) -> None:
     assert 0 < latency["p50"] <= latency["p99"] <= latency["p999"] <= latency["max"]
     assert isinstance(report["overruns"], int)
     for name in ("current", "speed"):
-        assert set(report["one_step"][name]) == {"rmse", "persistence_rmse", "skill"}
+        figures = report["one_step"][name]
+        assert set(figures) >= {"rmse", "persistence_rmse", "skill", "floor", "ratio", "coverage", "width"}
+        assert figures["ratio"] == pytest.approx(figures["rmse"] / figures["floor"])
+        assert 0.98 < figures["ratio"] < 20  # nobody is better than who knows the motor
         assert report["one_step"][name]["skill"] > 0
     assert report["free_run"]["horizon_s"] == 1.0
     assert set(report["free_run"]["fit_percent"]) == {"current", "speed"}
@@ -233,6 +239,18 @@ def test_a_forecast_beside_a_run_uses_its_newest_model(run: Run) -> None:
     assert all(isinstance(value, float) for value in forecast["y"]["current"])
     steps = [b - a for a, b in zip(forecast["t"], forecast["t"][1:], strict=False)]
     assert steps == pytest.approx([0.001] * 199)
+
+
+def test_forecasts_of_several_scenarios_come_from_the_twin_that_runs(run: Run) -> None:
+    first, second = run.several["scenarios"]
+    assert set(first["u"]["voltage"]) == {5.0} and set(second["u"]["voltage"]) == {0.0}
+    assert first["y"]["speed"][-1] > second["y"]["speed"][-1]
+    assert run.report["forecasts"] >= 3
+
+
+def test_nine_of_ten_samples_lie_within_the_intervals_of_a_run(run: Run) -> None:
+    for figures in run.report["one_step"].values():
+        assert 0.85 < figures["coverage"] < 0.95 and figures["width"] > 0
 
 
 def test_a_forecast_for_people_is_a_table_with_units(run: Run) -> None:

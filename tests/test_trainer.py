@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +16,15 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from simulators import SensorNoise, motor, signal, simulate
-from twin.checkpoint import load, save
-from twin.config import TrainerConfig
+from twin.checkpoint import load, numbers, save
+from twin.config import Config, TrainerConfig
 from twin.errors import CheckpointError
 from twin.messages import Sample, Spec
 from twin.models import FAMILIES
 from twin.models.model import Model
-from twin.trainer import Trainer, Verdict
+from twin.service.trainer import turn
+from twin.trainer import DARING, Trainer, Verdict
+from twin.trial import loss
 from twin.twin import Twin
 
 torch.set_num_threads(1)
@@ -29,7 +33,7 @@ DT = 0.005
 MOTOR = motor()
 SPEC = MOTOR.spec(DT)
 WINDOW = 20
-SMALL = TrainerConfig(hidden_size=8, horizon=30, batch=16, steps=20, period=1.0, history=6.0)
+SMALL = TrainerConfig(model="gru", hidden_size=8, horizon=30, batch=16, steps=20, period=1.0, history=6.0)
 SEGMENT = WINDOW + SMALL.horizon
 
 
@@ -145,6 +149,22 @@ def test_it_is_due_once_a_period() -> None:
     assert waited == SMALL.period / DT
 
 
+def at_rest(stream: Iterable[Sample]) -> list[Sample]:
+    """The same instants of a motor that stands, whose voltage is nearly zero."""
+    return [replace(s, u={"voltage": 1e-4 * (s.seq % 2)}, y={"current": 0.0, "speed": 0.0}) for s in stream]
+
+
+def test_at_rest_after_movement_there_is_nothing_new_to_learn() -> None:
+    """The history as a whole still moves; a refit would unlearn it on what is newest."""
+    assert trainer(PRBS[:1000]).enough().passed
+    found = trainer([*PRBS[:600], *at_rest(PRBS[600:1000])])
+    verdict = found.enough()
+    assert not verdict.passed and "at rest" in verdict.text and verdict.figures["excitation"] > 1e-6
+    for sample in PRBS[1000:1100]:
+        found.observe(sample)
+    assert found.enough().passed, "it moves again"
+
+
 # -- the history -------------------------------------------------------------------------------------
 
 
@@ -157,8 +177,8 @@ def test_no_segment_straddles_a_gap_or_a_restart() -> None:
         *(counted(seq, 3) for seq in range(300, 600)),
     ]:
         found.observe(sample)
-    starts = found._starts(0, found.history.count)
-    segments = found._segments(starts)[:, :, 0].numpy()
+    starts = found.history.starts(0, found.history.count)
+    segments = found.history.segments(starts)[:, :, 0]
     assert np.all(np.diff(segments, axis=1) == 1)
     begins = set(segments[:, 0].astype(int).tolist())
     # the history holds the last 1,200: of the first epoch, the samples from 400 on
@@ -170,13 +190,13 @@ def test_no_segment_straddles_a_gap_that_leaves_the_history_during_a_refit() -> 
     stream = [counted(seq) for seq in range(2_000) if seq != 320]
     found = trainer(stream[:1_200])
     seen: list[NDArray[np.float32]] = []
-    segments = found._segments
+    segments = found.history.segments
 
-    def noted(starts: NDArray[np.int64]) -> torch.Tensor:
-        seen.append(segments(starts).numpy())
-        return torch.from_numpy(seen[-1])
+    def noted(starts: NDArray[np.int64]) -> NDArray[np.float32]:
+        seen.append(segments(starts))
+        return seen[-1]
 
-    found._segments = noted  # type: ignore[method-assign]
+    found.history.segments = noted  # type: ignore[method-assign]
     rest = iter(stream[1_200:])
     for _ in found.refit():
         for sample in islice(rest, 75):
@@ -188,16 +208,16 @@ def test_no_segment_straddles_a_gap_that_leaves_the_history_during_a_refit() -> 
 
 def test_a_refit_that_the_stream_overtakes_trains_on_nothing_later() -> None:
     """Its samples may leave the history before it ends; newer ones are the judge's."""
-    found, end = trainer(counted(seq) for seq in range(1_200)), 1080
-    segments, last = found._segments, 0.0
+    found, end = trainer(counted(seq) for seq in range(1_200)), 1100
+    segments, last = found.history.segments, 0.0
 
-    def noted(starts: NDArray[np.int64]) -> torch.Tensor:
+    def noted(starts: NDArray[np.int64]) -> NDArray[np.float32]:
         nonlocal last
         z = segments(starts)
         last = max(last, float(z[:, :, 0].max()))
         return z
 
-    found._segments = noted  # type: ignore[method-assign]
+    found.history.segments = noted  # type: ignore[method-assign]
     rest = iter(range(1_200, 20_000))
     for _ in found.refit():
         for seq in islice(rest, 400):
@@ -212,12 +232,12 @@ def test_a_sample_that_no_model_could_take_is_left_out_and_breaks_the_history(va
     assert not found.observe(bad) and not found.observe(replace(PRBS[100], u={}))
     assert found.history.count == 100
     assert found.observe(PRBS[101])
-    assert not len(found._starts(100 - SEGMENT + 1, 101))
+    assert not len(found.history.starts(100 - SEGMENT + 1, 101))
 
 
 def test_the_history_is_bounded() -> None:
     found = trainer(counted(2 * seq) for seq in range(4_000))  # a gap after every sample
-    assert found.history.view().shape == (1, 1_200, 3) and len(found._breaks) <= 1_200
+    assert found.history.view().shape == (1_200, 3) and len(found.history._breaks) <= 1_200
 
 
 # -- refit -------------------------------------------------------------------------------------------
@@ -264,7 +284,7 @@ def test_the_same_seed_and_samples_give_the_same_model() -> None:
 
 @pytest.mark.parametrize("incumbent", [False, True])
 def test_a_refit_never_sees_the_held_out_part(incumbent: bool, accepted: tuple[Trainer, Verdict]) -> None:
-    """Another plant in the newest fifth: the candidate must come out the same to the last bit."""
+    """Another plant in the newest part: the candidate must come out the same to the last bit."""
 
     def candidate(stream: list[Sample]) -> NDArray[np.float32]:
         found = again(accepted, stream) if incumbent else trainer(stream)
@@ -276,8 +296,8 @@ def test_a_refit_never_sees_the_held_out_part(incumbent: bool, accepted: tuple[T
         return replace(sample, u={"voltage": 99.0}, y={"current": -7.0, "speed": 1e4 * sample.t})
 
     stream = PRBS[:1200]
-    later = [*stream[:1080], *map(another, stream[1080:])]
-    earlier = [*stream[:1079], another(stream[1079]), *stream[1080:]]
+    later = [*stream[:1100], *map(another, stream[1100:])]
+    earlier = [*stream[:1099], another(stream[1099]), *stream[1100:]]
     assert np.array_equal(candidate(stream), candidate(later))
     if not incumbent:  # the control: one sample earlier is seen, by the scaling at the latest
         assert not np.array_equal(candidate(stream), candidate(earlier))
@@ -285,8 +305,92 @@ def test_a_refit_never_sees_the_held_out_part(incumbent: bool, accepted: tuple[T
 
 def test_it_judges_on_samples_that_came_after_those_it_learned_from() -> None:
     found = refitted(PRBS[:1200])
-    held_out = found._starts(found._trained_to, found.history.count)
-    assert held_out.min() == 1080 and held_out.max() + SEGMENT == 1200
+    held_out = found.history.starts(found._trained_to, found.history.count)
+    assert held_out.min() == 1100 and held_out.max() + SEGMENT == 1200
+
+
+def test_what_the_history_no_longer_holds_is_learned_from_all_the_same() -> None:
+    found = trainer(PRBS[:300])
+    for seq in range(300, 1_600):
+        found.observe(replace(PRBS[0], seq=seq, t=seq * DT))
+    assert len(found.history.past), "the first 300 have left"
+    batch = found._batch(found.history.starts(0, found._train_end()), found._train_end())
+    assert batch.shape == (SMALL.batch, SEGMENT, 3)
+    assert sum(float(z[:, 2].std()) > 0 for z in batch) >= SMALL.batch // 8
+
+
+def test_older_segments_of_another_plant_are_not_learned_from(accepted: tuple[Trainer, Verdict]) -> None:
+    """What the newest say against them is decided for each segment: those of the same plant count."""
+    found = again(accepted)
+    assert found.incumbent is not None
+    same = found.history.segments(np.arange(0, 1_000, SEGMENT))
+    other = same.copy()
+    other[:, :, 2] = other[::-1, :, 2]  # speeds that do not go with these voltages
+    half = len(same) // 2
+
+    def gradient(z: NDArray[np.float32]) -> NDArray[np.float32]:
+        assert found.incumbent is not None
+        found.incumbent.zero_grad()
+        loss(found.incumbent, torch.from_numpy(z), WINDOW, half).backward()  # type: ignore[no-untyped-call]
+        return np.concatenate([np.ravel(p.grad) for p in found.incumbent.parameters() if p.grad is not None])
+
+    alone, mixed = gradient(same[:half]), gradient(np.concatenate((same[:half], other[half:])))
+    assert np.allclose(alone, mixed, rtol=1e-3, atol=1e-5)
+    assert not np.allclose(alone, gradient(same), rtol=1e-3, atol=1e-5)
+
+
+def scaled(stream: Iterable[Sample], by: float) -> list[Sample]:
+    return [
+        replace(s, u={"voltage": by * s.u["voltage"]}, y={name: by * y for name, y in s.y.items()})
+        for s in stream
+    ]
+
+
+def test_a_model_of_tiny_movements_is_left_for_a_new_one() -> None:
+    """Its scaling is that of the first samples: a refit cannot mend it."""
+    found = refitted(scaled(PRBS[:400], 0.01))
+    assert found.accept().passed and found.incumbent is not None
+    small = found.incumbent.scaling.scale
+    for sample in PRBS[400:]:
+        found.observe(sample)
+    for _ in found.refit():
+        pass
+    assert found.candidate is not None
+    assert np.all(found.candidate.scaling.scale > 20 * small)
+    verdict = found.accept()
+    assert verdict.passed and "against model 1" in verdict.text and found.parent == 1
+    for _ in found.refit():
+        pass
+    assert found.candidate is not None
+    assert np.array_equal(found.candidate.scaling.scale, found.incumbent.scaling.scale), "it goes on"
+
+
+def test_a_new_model_that_is_refused_leaves_the_next_turn_to_the_incumbent() -> None:
+    found = refitted(scaled(PRBS[:400], 0.01))
+    assert found.accept().passed and found.incumbent is not None
+    for sample in PRBS[400:]:
+        found.observe(sample)
+    begun = []
+    for _ in range(3):
+        model = found._begin(found._train_end())
+        begun.append(not np.array_equal(model.scaling.scale, found.incumbent.scaling.scale))
+    assert begun == [True, False, True]
+
+
+@pytest.mark.parametrize("value", [math.nan, 3e38])
+def test_an_incumbent_that_is_not_finite_is_left_for_a_new_one(
+    value: float, accepted: tuple[Trainer, Verdict]
+) -> None:
+    found = again(accepted)
+    assert found.incumbent is not None
+    with torch.no_grad():
+        found.incumbent.get_parameter("core.readout.bias").fill_(value)
+    for _ in found.refit():
+        pass
+    verdict = found.accept()
+    assert verdict.passed and "against persistence" in verdict.text
+    assert all(math.isfinite(figure) for figure in verdict.figures.values())
+    assert (found.number, found.parent) == (2, 1)
 
 
 # -- the second gate ---------------------------------------------------------------------------------
@@ -351,7 +455,7 @@ def test_an_interrupted_stream_leaves_nothing_to_judge_on() -> None:
         found.observe(replace(sample, seq=3 * sample.seq))
     for _ in turns:
         pass
-    found.history.reset()
+    found.history = trainer().history
     assert not found.accept().passed
 
 
@@ -360,6 +464,29 @@ def test_an_incumbent_of_another_plant_is_refused(accepted: tuple[Trainer, Verdi
     for spec in (replace(SPEC, dt=0.01), replace(SPEC, inputs=("u",)), replace(SPEC, outputs=("speed",))):
         with pytest.raises(CheckpointError, match="--run-dir"):
             Trainer(spec, SMALL, WINDOW, checkpoint)
+
+
+def test_after_a_change_a_cautious_trainer_dares_again(accepted: tuple[Trainer, Verdict]) -> None:
+    """With a resistance half as high again, the incumbent errs several times as much as is usual."""
+    plant = dataclasses.replace(MOTOR, resistance=1.5 * MOTOR.resistance)
+    run = simulate(plant, voltage=signal("prbs:8,hold=0.05"), load=signal("const:0"), dt=DT, duration=2.0)
+    found = again(accepted)
+    for _ in found.refit():
+        pass
+    assert found.accept().passed, "what is usual is known from now on"
+    found.caution = 1 / 16
+    for sample in run:
+        found.observe(replace(sample, epoch=sample.epoch + 1))
+    end = found._train_end()
+    assert found._state_of_incumbent(end - 200, end) == (False, True)
+    begun = found._begin(end)
+    starts = found.history.starts(end, found.history.count)
+    z = found._spread(starts, 16)
+    assert begun is not found.incumbent
+    assert found._errors(begun, z).ratio(found._errors(found.incumbent, z))[0] < 0.5, "before any training"
+    for _ in found.refit():
+        pass
+    assert found.caution == DARING and found.accept().passed
 
 
 # -- the way out -------------------------------------------------------------------------------------
@@ -427,3 +554,45 @@ def test_the_first_model_is_scaled_on_an_unbroken_stretch() -> None:
     assert float(found.candidate.increment_scale[1]) < 20, (
         "a jump of 10,000 rad/s between two runs is no increment"
     )
+
+
+class Told:
+    """A publisher that nobody hears, and a stream on which nothing comes."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def event(self, name: str, text: str, t: float = 0.0, **figures: float) -> None:
+        self.events.append(name)
+
+    def recv(self, timeout: float) -> None:
+        return None
+
+
+def test_a_model_that_could_not_be_saved_is_not_gone_on_from(
+    accepted: tuple[Trainer, Verdict], tmp_path: Path
+) -> None:
+    found = again(accepted)
+    before = weights(found.incumbent)
+    told, stop = Told(), False
+    rest: Any = (told, told, tmp_path / "file", stop)
+    (tmp_path / "file").write_text("no directory")
+    with pytest.raises(CheckpointError):
+        turn(Config(), found, *rest)
+    assert found.number == 1 and np.array_equal(weights(found.incumbent), before)
+    rest = (told, told, tmp_path / "run", stop)
+    turn(Config(), found, *rest)
+    assert numbers(tmp_path / "run") == [found.number] and found.parent == 1
+    assert told.events[-1] == "accepted"
+
+
+def test_an_adapting_incumbent_is_judged_by_what_it_has_learned(accepted: tuple[Trainer, Verdict]) -> None:
+    """The same candidate, against an incumbent that follows a changed plant and against one that does not."""
+    ratios = []
+    for adapt in (False, True):
+        found = again(accepted, [replace(s, y={**s.y, "speed": 0.7 * s.y["speed"]}) for s in PRBS])
+        found.adapt = adapt
+        for _ in found.refit():
+            pass
+        ratios.append(found.accept().figures["one_step_ratio"])
+    assert ratios[1] > 1.2 * ratios[0]

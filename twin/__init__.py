@@ -9,11 +9,15 @@ recent samples. Other programs subscribe.
 ['Event', 'Prediction', 'Publisher', 'Sample', 'Spec', 'Subscriber', 'Twin', 'TwinError', 'endpoint']
 """
 
+from typing import TYPE_CHECKING, Any
+
 from twin.address import endpoint
 from twin.bus import Publisher, Subscriber
 from twin.errors import TwinError
 from twin.messages import Event, Prediction, Sample, Spec
-from twin.twin import Twin
+
+if TYPE_CHECKING:
+    from twin.twin import Twin
 
 __all__ = [
     "Event",
@@ -26,3 +30,12 @@ __all__ = [
     "TwinError",
     "endpoint",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`Twin` when it is asked for: it brings Numba along, which those who only publish or listen do without."""
+    if name == "Twin":
+        from twin.twin import Twin
+
+        return Twin
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,6 +15,8 @@ from twin.errors import BusError
 from twin.messages import check_source
 
 PUBLISHERS: Final = ("plant", "twin", "trainer", "monitor")
+ENDPOINTS: Final = (*PUBLISHERS, "forecast")
+"""Those of a source: its publishers', and where its twin is asked."""
 
 _SOCKET_PATH: Final = 107  # bytes that fit the address of a Unix socket on Linux
 
@@ -38,7 +40,7 @@ def runtime_dir(source: str) -> Path:
 
 
 def endpoint(source: str, publisher: str) -> str:
-    """The default endpoint of one of a source's `PUBLISHERS`.
+    """The default endpoint of one of a source's `ENDPOINTS`.
 
     >>> endpoint("motor-1", "twin")
     'ipc://.../motor-1/twin'

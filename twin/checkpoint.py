@@ -12,12 +12,13 @@ not verify is refused by `CheckpointError` and nothing else. Importing this load
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +39,8 @@ MAX_MANIFEST: Final = 2**20
 """Bytes of the largest manifest accepted."""
 MAX_HEADER: Final = 2**18
 """Bytes of the longest safetensors header accepted: it is JSON, and would be parsed as a whole."""
+KEPT: Final = 48
+"""Checkpoints that stay when others come; the rest of a run is in its events."""
 
 _WEIGHTS, _MANIFEST = "weights.safetensors", "manifest.json"
 _FOLDER = re.compile(r"[0-9]{6,15}\Z")
@@ -179,6 +182,27 @@ def save(run_dir: Path, checkpoint: Checkpoint) -> Path:
             f"{target}: could not be written: {error.strerror}; the checkpoints before it are untouched"
         ) from None
     return target
+
+
+def prune(run_dir: Path, keep: Collection[int | None] = ()) -> list[int]:
+    """Remove all but the `KEPT` newest checkpoints and those to keep; the numbers that are gone.
+
+    A folder is renamed before it is emptied: who reads finds a whole checkpoint or none. What cannot be
+    removed stays.
+
+    Raises:
+        CheckpointError: the directory cannot be read.
+    """
+    gone = []
+    for number in numbers(run_dir)[:-KEPT]:
+        folder = path_of(run_dir, number)
+        temporary = run_dir / f".{folder.name}.tmp-{os.getpid()}"
+        if number not in keep:
+            with contextlib.suppress(OSError):
+                folder.rename(temporary)
+                shutil.rmtree(temporary)
+                gone.append(number)
+    return gone
 
 
 def load(path: Path) -> Checkpoint:

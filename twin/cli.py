@@ -5,21 +5,28 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Optional, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Final, Optional, get_args, get_origin
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from twin.config import SECTIONS, Config, load
-from twin.errors import ConfigError, TwinError
-from twin.messages import Sample, Spec
-from twin.service.plant import no_changes
+from twin.errors import ConfigError, RecordingError, TwinError
+from twin.models import FAMILIES
+from twin.service.plant import Floor, Source
 from twin.supervisor import USER_ERROR, die_with_supervisor
+
+if TYPE_CHECKING:
+    from simulators.recorded import Recording
+
+OFFLINE: Final = ("auto", *FAMILIES)
+"""What `twin fit` can find."""
 
 app = typer.Typer(
     help="A real-time digital twin that streams: it answers every sample of a motor with the prediction of "
@@ -84,7 +91,7 @@ def simulate(config: Config) -> None:
     """Publish a plant: a simulated DC motor, or a recording."""
     from twin.service.plant import publish
 
-    publish(config, *open_plant(config))
+    publish(config, open_plant(config))
 
 
 @_command("bus", "twin")
@@ -132,15 +139,18 @@ def run(config: Config) -> None:
 def forecast(
     source: Annotated[str, typer.Option(help="Name of the motor on the bus.")] = "motor-1",
     voltage: Annotated[
-        str,
+        Optional[list[str]],  # noqa: UP045
         typer.Option(
-            help="The input to come, of a plant with one input: a signal such as step:12, in its unit."
+            help="The input to come, of a plant with one input: a signal such as step:12, in its unit. "
+            "Repeated, each is a scenario."
         ),
-    ] = "",
+    ] = None,
     inputs: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
-            "--input", help="An input to come, NAME=SIGNAL (may be repeated); others stay as they are."
+            "--input",
+            help="An input to come, NAME=SIGNAL (may be repeated); others stay as they are. "
+            "The same name once more begins another scenario.",
         ),
     ] = None,
     horizon: Annotated[float, typer.Option(help="How far to look ahead, s.", min=1e-6)] = 1.0,
@@ -148,45 +158,169 @@ def forecast(
         str, typer.Option(help="Directory of the checkpoints. Default: the running twin's.")
     ] = "",
     plant_endpoint: Annotated[str, typer.Option(help="Where the plant publishes.")] = "",
+    forecast_endpoint: Annotated[str, typer.Option(help="Where the twin is asked.")] = "",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of a table.")
     ] = False,
 ) -> None:
     """Say what a running plant would do under inputs to come, from its present state on.
 
-    Listens for one window, warms the newest model's hidden state with it, and runs it free.
+    Asks the twin that runs. Where none does, or --run-dir names another model, it listens for one window,
+    warms the newest model's hidden state with it, and runs it free.
     """
     from simulators.signals import signal as parse
     from twin.service import forecast
 
-    config = load(None, bus={"source": source, "plant_endpoint": plant_endpoint}, twin={"run_dir": run_dir})
-    signals = {}
-    for text in inputs or []:
+    bus = {"source": source, "plant_endpoint": plant_endpoint, "forecast_endpoint": forecast_endpoint}
+    config = load(None, bus=bus, twin={"run_dir": run_dir})
+    scenarios: list[dict[str, Callable[[float], float]]] = [{}]
+    for text in [*(inputs or []), *("=" + each for each in voltage or [])]:
         name, separator, signal = text.partition("=")
         if not separator:
             raise ConfigError(f"--input {text}: NAME=SIGNAL is needed, e.g. voltage=step:12")
-        signals[name] = parse(signal)
-    if voltage:
-        signals[""] = parse(voltage)
-    result = forecast.ahead(config, signals, horizon)
-    _console.print_json(json.dumps(result)) if as_json else _console.print(forecast.table(result))
+        fresh = next((each for each in scenarios if name not in each), None)
+        if fresh is None:
+            scenarios.append(fresh := {})
+        fresh[name] = parse(signal)
+    result = forecast.ahead(config, scenarios, horizon)
+    _console.print_json(json.dumps(result)) if as_json else _console.print(*forecast.tables(result))
 
 
-def open_plant(config: Config) -> tuple[Spec, Iterable[Sample], Callable[[float, float], Iterable[str]]]:
-    """The plant that the settings describe: its Spec, its samples, and what changes in it when.
+@app.command()
+def fit(
+    files: Annotated[
+        list[Path], typer.Argument(help="Recordings of one plant, CSV or Parquet, each on its own.")
+    ],
+    inputs: Annotated[str, typer.Option(help="Columns that drive the plant, separated by commas.")],
+    outputs: Annotated[str, typer.Option(help="Columns that are measured, separated by commas.")],
+    dt: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Sample time, s. Default: from the column t_s."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Family of the model, or auto: several are tried, the best is kept.")
+    ] = "auto",
+    budget: Annotated[str, typer.Option(help="Time that it may take, e.g. 120s or 5m.")] = "120s",
+    run_dir: Annotated[
+        str, typer.Option(help="Directory of the checkpoints. Default: runs/ and the first file's name.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Seed of first weights and of the choice of windows.", min=0)] = 1,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of two lines.")
+    ] = False,
+) -> None:
+    """Identify a plant from recordings: learn from most of them, and keep what runs free best on the rest.
+
+    Ctrl-C ends it early; the best model so far is saved.
+    """
+    from twin.config import default_source
+    from twin.service import fit as service
+
+    seconds = service.seconds(budget)
+    if model not in OFFLINE:
+        raise ConfigError(f"--model {model}: it is one of {', '.join(OFFLINE)}")
+    recordings = [_recording(file, _names(inputs), _names(outputs), dt) for file in files]
+    spec = recordings[0].spec
+    for file, other in zip(files, recordings, strict=True):
+        if other.spec.dt != spec.dt:
+            raise ConfigError(
+                f"{file} has a sample every {other.spec.dt:g} s, {files[0]} every {spec.dt:g} s: "
+                "fit them apart, or say by --dt what holds for all"
+            )
+    directory = Path(run_dir or f"runs/{default_source(files[0])}")
+    records = [recording.data for recording in recordings]
+    result = service.fit(_errors, records, spec, directory, model=model, budget=seconds, seed=seed)
+    if as_json:
+        _console.print_json(json.dumps(result))
+        return
+    how = ", ".join(f"{name} {size}" for name, size in result["sizes"].items())
+    _console.print(
+        f"model {result['model']}: {result['family']} ({how}), error in free run over held-out samples "
+        f"{100 * result['held_out_nrmse']:.3g} % of their spread, after {result['seconds']:.0f} s",
+        soft_wrap=True,
+    )
+    _console.print(f"saved in {result['path']}", soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run directory, or one checkpoint's folder in it.")],
+    file: Annotated[Path, typer.Argument(help="The recording to judge on, CSV or Parquet.")],
+    inputs: Annotated[str, typer.Option(help="Columns of the inputs. Default: the model's.")] = "",
+    outputs: Annotated[str, typer.Option(help="Columns of the outputs. Default: the model's.")] = "",
+    dt: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Sample time, s. Default: the model's."),
+    ] = None,
+    horizon: Annotated[float, typer.Option(help="How far forecasts look ahead, s.", min=1e-6)] = 1.0,
+    skip: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            help="Samples at the beginning that warm the model and are not judged. Default: 50, or a tenth "
+            "of a short recording.",
+            min=1,
+        ),
+    ] = None,
+    folder: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--plot", help="Draw into this directory."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of a table.")
+    ] = False,
+) -> None:
+    """Judge a model on a recording: one step ahead, in free run, in forecasts, and by its residual."""
+    from twin.evaluation import evaluate
+    from twin.service import evaluate as service
+
+    checkpoint = service.open_run(run)
+    spec = checkpoint.spec
+    columns = _names(inputs) or list(spec.inputs), _names(outputs) or list(spec.outputs)
+    if tuple(map(len, columns)) != (len(spec.inputs), len(spec.outputs)):
+        raise ConfigError(
+            f"the model has the inputs {', '.join(spec.inputs)} and the outputs {', '.join(spec.outputs)}; "
+            "name as many columns"
+        )
+    try:  # by its own column t_s, if it has one
+        recording = _recording(file, *columns, dt)
+    except RecordingError:
+        recording = _recording(file, *columns, spec.dt)
+    if not math.isclose(recording.spec.dt, spec.dt, rel_tol=1e-6):
+        raise ConfigError(
+            f"the model has a sample every {spec.dt:g} s, the recording every {recording.spec.dt:g} s: "
+            "resample the recording, or fit a model of its own"
+        )
+    steps = max(1, round(min(horizon / spec.dt, len(recording.data))))
+    found = evaluate(checkpoint, recording.data, steps, skip)
+    result = service.plain(checkpoint, found, steps)
+    pictures = service.draw(checkpoint, found, folder) if folder is not None else []
+    if as_json:
+        _console.print_json(json.dumps(result | {"pictures": [str(path) for path in pictures]}))
+        return
+    _console.print(service.table(result))
+    for path in pictures:
+        _console.print(f"picture: {path}", soft_wrap=True)
+
+
+def _recording(path: Path, inputs: list[str], outputs: list[str], dt: float | None) -> Recording:
+    from simulators.recorded import Recording
+
+    return Recording(path, inputs, outputs, dt)
+
+
+def open_plant(config: Config) -> Source:
+    """The plant that the settings describe.
 
     Raises:
         TwinError: a motor, parameter, signal, scenario or recording that cannot be.
     """
     plant = config.plant
     if plant.plant == "recorded":
-        from simulators.recorded import Recording
-
         if not plant.file:
             raise ConfigError("--plant recorded needs --file, --inputs and --outputs")
-        recording = Recording(plant.file, _names(plant.inputs), _names(plant.outputs), plant.dt)
+        recording = _recording(Path(plant.file), _names(plant.inputs), _names(plant.outputs), plant.dt)
         steps = None if plant.duration is None else max(1, round(plant.duration / recording.spec.dt))
-        return recording.spec, itertools.islice(recording, steps), no_changes
+        return Source(recording.spec, itertools.islice(recording, steps))
     from simulators import dc_motor, scenario, signals
     from simulators.sensors import SensorNoise
     from simulators.simulate import simulate
@@ -196,17 +330,27 @@ def open_plant(config: Config) -> tuple[Spec, Iterable[Sample], Callable[[float,
         motor = replace(motor, **_numbers(plant.parameters, dc_motor.UNITS))  # type: ignore[arg-type]
     story = scenario.Scenario.load(plant.scenario) if plant.scenario else scenario.Scenario()
     dt = 1.0 / plant.rate
+    load = signals.signal(plant.load or signals.default_load(motor), plant.seed + 1)
+    noise = SensorNoise.of(motor) if plant.noise else SensorNoise.none()
     samples = simulate(
         motor,
         voltage=signals.signal(plant.voltage or signals.default_voltage(motor), plant.seed),
-        load=signals.signal(plant.load or signals.default_load(motor), plant.seed + 1),
+        load=load,
         dt=dt,
         duration=plant.duration,
-        noise=SensorNoise.of(motor) if plant.noise else None,
+        noise=noise,
         seed=plant.seed,
         scenario=story,
     )
-    return motor.spec(dt), samples, lambda after, until: [c.text for c in story.between(after, until)]
+
+    def floor() -> Floor:
+        from simulators.floor import Floor, LoadStatistics
+
+        return Floor(motor, dt, noise, LoadStatistics.of_signal(load, dt), scenario=story)
+
+    return Source(
+        motor.spec(dt), samples, lambda after, until: [c.text for c in story.between(after, until)], floor
+    )
 
 
 def _names(text: str) -> list[str]:

@@ -3,7 +3,7 @@
 The text under each field is also its `--help`. Unknown keys are refused, naming the known ones.
 
 >>> Config().trainer.model
-'gru'
+'auto'
 >>> load(None, trainer={"hiden_size": 8})
 Traceback (most recent call last):
     ...
@@ -49,6 +49,8 @@ class BusConfig(Section):
     """Where the twin publishes predictions; as --plant-endpoint."""
     trainer_endpoint: str = ""
     """Where the trainer publishes its decisions; as --plant-endpoint."""
+    forecast_endpoint: str = ""
+    """Where the twin is asked for forecasts; as --plant-endpoint."""
     unpaced: bool = False
     """Run as fast as the slowest process reads, instead of in real time. Nothing is lost. All processes of a
     source must agree on it."""
@@ -56,8 +58,13 @@ class BusConfig(Section):
     """Begin when so many programs listen, after 15 s at the latest."""
 
     def endpoint(self, publisher: str) -> str:
-        """The endpoint of one of `twin.bus.PUBLISHERS`: as set, or the default."""
-        chosen = {"plant": self.plant_endpoint, "twin": self.twin_endpoint, "trainer": self.trainer_endpoint}
+        """The endpoint of one of `twin.address.ENDPOINTS`: as set, or the default."""
+        chosen = {
+            "plant": self.plant_endpoint,
+            "twin": self.twin_endpoint,
+            "trainer": self.trainer_endpoint,
+            "forecast": self.forecast_endpoint,
+        }
         return chosen.get(publisher) or endpoint(self.source, publisher)
 
 
@@ -103,6 +110,9 @@ class TwinConfig(Section):
     backend: Literal["compiled", "eager", "eager-cuda", "graph"] = "compiled"
     """The way to run a step: machine code for this CPU, torch on the CPU or on a CUDA device, or a CUDA
     graph."""
+    adapt: bool = True
+    """Let the model's linear readout follow the motor at every sample, between the refits; compiled backend
+    only."""
     realtime: bool = False
     """Run the twin's loop before all other processes (SCHED_FIFO), on a core of its own, its memory locked,
     without pauses to collect garbage; what the system does not permit is said and left."""
@@ -113,14 +123,16 @@ class TwinConfig(Section):
 class TrainerConfig(Section):
     """How the model is refitted."""
 
-    model: Literal["gru", "lstm", "rnn", "window-rnn"] = "gru"
-    """Family of the model: gru, lstm, rnn (carried hidden state) or window-rnn (a fresh one per window)."""
+    model: Literal["auto", "arx", "gru", "hybrid", "lstm", "physics", "rnn", "window-rnn"] = "auto"
+    """Family of the model: arx (linear); gru, lstm, rnn (carried hidden state) or window-rnn (a fresh one per
+    window); for a DC motor also physics (its equations) and hybrid (these, corrected by a GRU). auto takes
+    physics for a DC motor and gru for any other plant."""
     hidden_size: int = Field(32, ge=1, le=1024)
     """Hidden units of each layer."""
     layers: int = Field(1, ge=1, le=8)
     """Recurrent layers."""
     taps: int = Field(8, ge=1, le=256)
-    """Newest samples that the linear part of gru, lstm and rnn sees, besides the hidden state."""
+    """Newest samples that arx, and the linear part of gru, lstm and rnn besides the hidden state, sees."""
     sequence_length: int = Field(10, ge=1, le=1000)
     """Samples that one prediction of the window-rnn looks at; a step costs as much more."""
     period: float = Field(2.0, gt=0)
@@ -214,9 +226,16 @@ def load(path: Path | None, **sections: dict[str, Any]) -> Config:
 
 
 def _default_source(plant: PlantConfig) -> str:
-    if plant.plant != "recorded" or not plant.file:
-        return "motor-1"
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(plant.file).stem).strip("-._")[:MAX_NAME] or "recording"
+    return default_source(Path(plant.file)) if plant.plant == "recorded" and plant.file else "motor-1"
+
+
+def default_source(file: Path) -> str:
+    """The name of a source that a recording is, from its file's.
+
+    >>> default_source(Path("data/My motor (2).csv"))
+    'My-motor-2'
+    """
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", file.stem).strip("-._")[:MAX_NAME] or "recording"
 
 
 def _advice(fault: Any) -> str:

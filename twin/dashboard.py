@@ -57,7 +57,7 @@ class Dashboard:
             case Event(name="accepted" | "kept" | "waiting" | "failed" | "refit"):
                 prefix = "refitting on " if message.name == "refit" else ""
                 self.decision = prefix + message.text
-            case Event(name="change" | "swap" | "stale" | "refused" | "spec" | "end"):
+            case Event(name="change" | "swap" | "stale" | "refused" | "spec" | "end" | "alarm" | "calm"):
                 self.happened.append(f"{message.t:9.3f} s  {message.text}")
 
     def _figures(self, event: Event) -> None:
@@ -94,11 +94,12 @@ class Dashboard:
     def line(self) -> str:
         """The view in one line, for where there is no terminal."""
         figures = self.figures
-        skill = [
-            f"skill {name} {100 * figures[f'skill.{name}']:.1f} %"
-            for name in self._names()
-            if f"skill.{name}" in figures
-        ]
+        quality = []
+        for name in self._names():
+            if f"ratio.{name}" in figures:
+                quality.append(f"{name} {figures[f'ratio.{name}']:.3f} × floor")
+            elif f"skill.{name}" in figures:
+                quality.append(f"skill {name} {100 * figures[f'skill.{name}']:.1f} %")
         return "  ".join(
             [
                 f"{self.status}",
@@ -108,7 +109,7 @@ class Dashboard:
                 f"lost {figures.get('twin.lost', 0):.0f}",
                 f"p50 {figures.get('p50_us', 0):.0f} µs",
                 f"p99 {figures.get('p99_us', 0):.0f} µs",
-                *skill,
+                *quality,
             ]
         )
 
@@ -116,18 +117,28 @@ class Dashboard:
         return self.spec.outputs if self.spec else ()
 
     def _outputs(self) -> Table:
+        """Each output's error, over that of the best observer (simulated plants) and beside persistence."""
         assert self.spec is not None
+        floored = any(f"ratio.{name}" in self.figures for name in self.spec.outputs)
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("one step ahead", "now", "twin's error", "persistence's", "skill"):
+        headings = ["one step ahead", "now", "twin's error"]
+        headings += ["floor", "× floor"] if floored else ["persistence's"]
+        for heading in (*headings, "skill", "90 % within", "inside"):
             table.add_column(heading, justify="left" if heading == "one step ahead" else "right")
+        keys = ("z", "rmse", "floor") if floored else ("z", "rmse", "persistence_rmse")
         for name in self.spec.outputs:
             unit = self.spec.unit(name)
-            values = [self.figures.get(f"{key}.{name}") for key in ("z", "rmse", "persistence_rmse")]
-            skill = self.figures.get(f"skill.{name}")
+            values = [self.figures.get(f"{key}.{name}") for key in keys]
+            ratio, skill, width, inside = (
+                self.figures.get(f"{key}.{name}") for key in ("ratio", "skill", "width", "coverage")
+            )
             table.add_row(
                 escape(f"{name} [{unit}]" if unit else name),
                 *("" if value is None else f"{value:.4g}" for value in values),
+                *([Text("" if ratio is None else f"{ratio:.3f}", "bold")] if floored else []),
                 "" if skill is None else f"{100 * skill:.1f} %",
+                "" if width is None else f"± {width / 2:.3g}",
+                "" if inside is None else f"{100 * inside:.1f} %",
             )
         return table
 
@@ -144,7 +155,7 @@ class Dashboard:
             f"answered {figures.get('predictions', 0):,.0f}",
             f"{self.rate:,.0f}/s",
         )
-        counters = ("lost", "gaps", "rejected", "restarts", "swaps")
+        counters = ("lost", "gaps", "rejected", "restarts", "swaps", "alarms")
         lost = [f"{name} {figures.get(f'twin.{name}', 0):.0f}" for name in counters]
         table.add_row(Text.assemble(("counted  ", "bold"), lost[0]), lost[1], "   ".join(lost[2:]))
         return table

@@ -19,9 +19,11 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from typing import Final
+from typing import Final, cast
 
 import msgspec
+from msgspec import UNSET as UNSET
+from msgspec import UnsetType as UnsetType
 
 from twin.errors import MessageError, SpecError
 
@@ -35,6 +37,12 @@ MAX_NAME: Final = 64
 """Characters of the longest signal name, status or event name accepted."""
 MAX_FIGURES: Final = 512
 """Figures of the largest event accepted: some for each signal."""
+MAX_REQUEST: Final = 262_144
+"""Bytes of the longest request accepted: some 29,000 values."""
+MAX_SCENARIOS: Final = 256
+"""Scenarios of one request."""
+MAX_STEPS: Final = 20_000
+"""Of all scenarios of a request together."""
 MAX_TEXT: Final = 1_024
 """Characters of the longest text of an event."""
 
@@ -127,8 +135,8 @@ class Prediction(Message, frozen=True, kw_only=True, gc=False):
     status: str
     sample_sent_ns: int = 0
     received_ns: int = 0
-    low: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
-    high: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
+    low: dict[str, float] | UnsetType = UNSET
+    high: dict[str, float] | UnsetType = UNSET
 
 
 class Event(Message, frozen=True, kw_only=True, gc=False):
@@ -139,11 +147,54 @@ class Event(Message, frozen=True, kw_only=True, gc=False):
     figures: dict[str, float] = {}
 
 
+class Parameters(Message, frozen=True, kw_only=True, gc=False):
+    """A motor's physical parameters as the twin knows them: `values` by name, each with its standard error in
+    `errors`, in SI units, which `units` names. Once a second, where the model has such parameters."""
+
+    values: dict[str, float]
+    errors: dict[str, float]
+    units: dict[str, str]
+
+
+class Request(Message, frozen=True, kw_only=True, gc=False):
+    """A question to a twin: what would the outputs be under these inputs to come?
+
+    Each scenario maps inputs to their values, one for each of `steps` periods or one that stays; inputs that
+    it does not name stay as they are.
+    """
+
+    steps: int
+    scenarios: list[dict[str, list[float]]]
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a twin expects under one scenario: values of each output, one for each step."""
+
+    y: dict[str, list[float]]
+    low: dict[str, list[float]] | UnsetType = UNSET
+    high: dict[str, list[float]] | UnsetType = UNSET
+
+
+class Reply(Message, frozen=True, kw_only=True, gc=False):
+    """The answer to a `Request`: scenarios in its order, or an `error` in words.
+
+    Values are at `t`, `t` + `dt`, ...; `u` are the inputs of the last sample, which stay where a scenario
+    does not say otherwise, and `model` is the number of the checkpoint that answered.
+    """
+
+    dt: float = 0.0
+    model: int = 0
+    u: dict[str, float] = {}
+    scenarios: list[Scenario] = []
+    error: str = ""
+
+
 KINDS: Final[dict[str, type[Message]]] = {
     "spec": Spec,
     "sample": Sample,
     "prediction": Prediction,
     "event": Event,
+    "parameters": Parameters,
 }
 _KIND_OF: Final = {message: kind for kind, message in KINDS.items()}
 
@@ -156,6 +207,8 @@ def _plain(value: object) -> float:
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=_plain)
+_REQUESTS: Final = msgspec.msgpack.Decoder(Request)
+_REPLIES: Final = msgspec.msgpack.Decoder(Reply)
 _DECODERS: Final = {kind.encode(): msgspec.msgpack.Decoder(message) for kind, message in KINDS.items()}
 
 
@@ -208,6 +261,49 @@ def unpack(topic: bytes, payload: bytes) -> Message:
     return message
 
 
+def request_in(payload: bytes) -> Request:
+    """The request in a frame.
+
+    Raises:
+        MessageError: anything else than a request of this version within the stated limits.
+    """
+    if len(payload) > MAX_REQUEST:
+        raise MessageError(f"a request of {len(payload)} bytes: at most {MAX_REQUEST} are taken")
+    try:
+        request = _REQUESTS.decode(payload)
+    except Exception as error:  # whatever a decoder finds in foreign bytes, it is no request
+        raise MessageError(f"not a request: {error}") from None
+    if fault := _fault(request):
+        raise MessageError(fault)
+    count = len(request.scenarios)
+    if request.steps < 1 or not 1 <= count <= MAX_SCENARIOS or request.steps * count > MAX_STEPS:
+        raise MessageError(
+            f"{request.steps} steps of {count} scenarios: at least 1 each, at most {MAX_SCENARIOS} "
+            f"scenarios, and together at most {MAX_STEPS} steps"
+        )
+    return request
+
+
+def reply_in(payload: bytes) -> Reply:
+    """The reply in a frame.
+
+    Raises:
+        MessageError: anything else than a reply of this version.
+    """
+    try:
+        reply = _REPLIES.decode(payload)
+    except Exception as error:
+        raise MessageError(f"not a reply: {error}") from None
+    if fault := _fault(reply):
+        raise MessageError(fault)
+    return reply
+
+
+def packed(values: list[float]) -> list[float]:
+    """Values, packed for a message to come, which is then packed in no time. Only `pack` can read them."""
+    return cast(list[float], msgspec.Raw(_ENCODER.encode(values)))
+
+
 def _in_words(topic: bytes) -> str:
     return topic.decode("ascii", "replace")
 
@@ -234,6 +330,12 @@ def _fault(message: Message) -> str:
             if len(message.name) > MAX_NAME or len(message.text) > MAX_TEXT:
                 return "name or text too long"
             return _values_fault("figures", message.figures, MAX_FIGURES, 2 * MAX_NAME)
+        case Parameters():
+            if len(message.units) > MAX_SIGNALS or any(
+                len(name) > MAX_NAME or len(unit) > MAX_NAME for name, unit in message.units.items()
+            ):
+                return "units: too many or too long"
+            return _values_fault("values", message.values) or _values_fault("errors", message.errors)
         case Spec():
             return spec_fault(message)
     return ""

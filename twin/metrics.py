@@ -33,6 +33,55 @@ def fit_percent(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64
     return 100.0 * (1.0 - ratio)
 
 
+def nrmse(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
+    """RMSE over the standard deviation of what was measured, for each column of (T, P): 0 is perfect, 1 as
+    good as the mean. Also called RRSE. Infinite where a column does not vary and is not met exactly.
+
+    >>> nrmse([[0.0], [2.0]], [[0.0], [1.0]]).round(3).tolist()
+    [0.707]
+    """
+    return np.asarray(1.0 - fit_percent(measured, predicted) / 100.0)
+
+
+def vaf_percent(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
+    """Variance accounted for, 100 (1 - var(y - ŷ) / var(y)), for each column of (T, P): a constant offset
+    does not count (Verhaegen & Verdult, Filtering and System Identification, section 10.3).
+
+    >>> vaf_percent([[0.0], [1.0], [2.0]], [[1.0], [2.0], [3.0]]).tolist()
+    [100.0]
+    """
+    y, y_hat = np.asarray(measured, np.float64), np.asarray(predicted, np.float64)
+    left, spread = (y - y_hat).var(axis=0), y.var(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(100.0 * (1.0 - np.where(left == 0, 0.0, left / spread)))
+
+
+def autocorrelation(residual: ArrayLike, lags: int) -> NDArray[np.float64]:
+    """Of one residual (T,) with itself, at the lags 1 to `lags`; zeros where it does not vary.
+
+    >>> autocorrelation([1.0, -1.0, 1.0, -1.0], 2).tolist()
+    [-0.75, 0.5]
+    """
+    e = np.asarray(residual, np.float64)
+    e = e - e.mean()
+    power = float(e @ e)
+    if power == 0:
+        return np.zeros(lags)
+    return np.array([float(e[lag:] @ e[:-lag]) / power for lag in range(1, lags + 1)])
+
+
+def ljung_box(residual: ArrayLike, lags: int) -> tuple[float, float]:
+    """Q = T (T + 2) sum of r(k)^2 / (T - k) over the lags k, and the probability that a white residual (T,)
+    has a larger one (Ljung & Box, Biometrika 65, 1978): near 0, something is left that a model could say.
+    """
+    from scipy.special import chdtrc
+
+    count = np.size(residual)
+    r = autocorrelation(residual, lags)
+    q = float(count * (count + 2) * np.sum(r**2 / (count - np.arange(1, lags + 1))))
+    return q, float(chdtrc(lags, q))
+
+
 def skill(error: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
     """1 - rmse(error) / rmse(reference): 1 is perfect, 0 no better than the reference.
 

@@ -7,6 +7,7 @@ figures of the live view and the report at the end of a run. Like `Twin` it know
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ class Monitor:
         inputs, outputs = len(spec.inputs), len(spec.outputs)
         self.z = np.empty((KEPT, inputs + outputs))
         self.y_hat = np.empty((KEPT, outputs))
+        self.reach = np.full((KEPT, outputs), np.nan, np.float32)  # of the interval, to either side of y_hat
         self.model = np.zeros(KEPT, np.int64)
         self.sample_seq = np.full(KEPT, -1, np.int64)
         self.expected_seq = np.full(KEPT, -1, np.int64)
@@ -95,8 +97,17 @@ class Monitor:
         self.status = prediction.status
         row = (prediction.seq + 1) % KEPT
         self.y_hat[row] = y_hat
+        self.reach[row] = self._reach(prediction)
         self.model[row] = prediction.model
         self.expected_seq[row] = prediction.seq + 1
+
+    def _reach(self, prediction: Prediction) -> float | list[float]:
+        """How far the interval of each output reaches to either side; nan where there is none."""
+        low, high = prediction.low, prediction.high
+        if isinstance(low, dict) and isinstance(high, dict):
+            with suppress(KeyError):
+                return [(high[name] - low[name]) / 2 for name in self.spec.outputs]
+        return math.nan
 
     @property
     def counters(self) -> dict[str, float]:
@@ -124,7 +135,9 @@ class Monitor:
         return seqs, whole
 
     def one_step(self, samples: int) -> dict[str, dict[str, float]]:
-        """RMSE of the predictions of the last samples, beside persistence ŷ(k+1) = y(k), for each output."""
+        """RMSE of the predictions of the last samples, beside persistence ŷ(k+1) = y(k), for each output.
+
+        Where there were intervals, also the share of samples that lay inside, and the mean width."""
         seqs, whole = self._span(samples)
         rows, before = seqs[whole] % KEPT, (seqs[whole] - 1) % KEPT
         if not len(rows):
@@ -132,10 +145,31 @@ class Monitor:
         y = self.z[:, len(self.spec.inputs) :]
         error, held = y[rows] - self.y_hat[rows], y[rows] - y[before]
         columns = zip(self.spec.outputs, rmse(error), rmse(held), skill(error, held), strict=True)
-        return {
+        figures = {
             name: {"rmse": float(own), "persistence_rmse": float(other), "skill": float(gain)}
             for name, own, other, gain in columns
         }
+        reach = self.reach[rows]
+        stated = np.isfinite(reach[:, 0])
+        if stated.any():
+            inside = np.abs(error[stated]) <= reach[stated] * (1 + 1e-6)  # as float32 rounds it
+            for name, share, width in zip(
+                self.spec.outputs, inside.mean(axis=0), 2 * reach[stated].mean(axis=0), strict=True
+            ):
+                figures[name] |= {"coverage": float(share), "width": float(width)}
+        return figures
+
+    def beside_floor(self, samples: int, floor: str) -> dict[str, dict[str, float]]:
+        """`one_step`, and where the plant says the error of its best observer: that, and the ratio to it.
+
+        `floor` is the name under which it says that: "floor" over the last `RECENT` samples, "quarter_floor"
+        over the last quarter of its run, when it has ended.
+        """
+        found = self.one_step(samples)
+        for name, figures in found.items():
+            if (least := self.plant.get(f"{floor}.{name}", 0.0)) > 0:
+                figures |= {"floor": least, "ratio": figures["rmse"] / least}
+        return found
 
     def figures(self) -> dict[str, float]:
         """What the live view shows, by flat names: plain numbers that travel in an event."""
@@ -154,7 +188,7 @@ class Monitor:
             values |= dict(
                 zip((f"z.{name}" for name in self.spec.features), self.z[row].tolist(), strict=True)
             )
-        for name, row_figures in self.one_step(RECENT).items():
+        for name, row_figures in self.beside_floor(RECENT, "floor").items():
             values |= {f"{figure}.{name}": value for figure, value in row_figures.items()}
         return values | {f"twin.{name}": value for name, value in self.counters.items()}
 
@@ -202,9 +236,11 @@ class Monitor:
             "rejected": int(counters.get("rejected", 0)),
             "restarts": int(counters.get("restarts", 0)),
             "invalid": int(counters.get("invalid", 0)),
+            "alarms": int(counters.get("alarms", 0)),
+            "forecasts": int(counters.get("forecasts", 0)),
             "overruns": int((self.end or self.plant).get("overruns", 0)),
             "swaps": int(counters.get("swaps", 0)),
             "model": int(self.model[(self.last_answered + 1) % KEPT]) if self.predictions else 0,
             "latency_us": self.latencies.summary(),
-            "one_step": self.one_step(quarter),
+            "one_step": self.beside_floor(quarter, "quarter_floor"),
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -25,6 +25,11 @@ class Predictor(Protocol):
     then the outputs, in the signals' own units. Other shapes than the ones stated raise `SpecError`.
     """
 
+    adapting: bool
+    """Whether a step takes its sample for a measurement, and may adapt this predictor's own copy of the
+    weights to it; False when opened. Where that is not possible, it has no effect. `free_run` never adapts,
+    and `reset` brings back the checkpoint's weights. What was learned stays in use when it becomes False."""
+
     @property
     def rows(self) -> int:
         """N."""
@@ -32,6 +37,11 @@ class Predictor(Protocol):
     @property
     def number(self) -> int:
         """The number of the checkpoint that it runs."""
+
+    @property
+    def parameters(self) -> Mapping[str, tuple[float, float]]:
+        """The physical parameters by name, as they are now: value and standard error, in the units of
+        `twin.models.PARAMETERS`. Empty for a family without."""
 
     @property
     def sample(self) -> npt.NDArray[np.float32]:
@@ -45,8 +55,8 @@ class Predictor(Protocol):
     @state.setter
     def state(self, state: npt.NDArray[np.float32]) -> None: ...
 
-    def reset(self) -> None:
-        """Forget all samples."""
+    def reset(self, *, learned: bool = True) -> None:
+        """Forget all samples; and, unless `learned` is False, what adapting has learned from them."""
 
     def warm(self, z: npt.NDArray[Any]) -> None:
         """Follow samples z (N, T, F) without answering; in one call or in portions, the state is the same."""
@@ -64,6 +74,15 @@ class Predictor(Protocol):
         after it. Returns y (N, T, P) at the instants of u; the last input is not used, for it acts only
         after them. To look ahead after `step(z)` has answered ŷ, go on from the sample [u(k+1), ŷ].
         """
+
+    def fork(self, rows: int) -> Predictor:
+        """Another one for N rows, each in the state of the first row of this one, its weights as they are
+        now.
+
+        Only what is read of this one must not change meanwhile: another thread may then run the other."""
+
+    def take_over(self, other: Any) -> None:
+        """Go on from where the first row of another predictor of the same checkpoint is, as `fork` does."""
 
 
 def check_shape(name: str, a: npt.NDArray[Any], shape: tuple[int, ...]) -> None:
@@ -103,9 +122,9 @@ def load_backend(backend: str) -> Callable[[Checkpoint, int], Predictor]:
                 raise BackendError(
                     "NUMBA_DISABLE_JIT is set, and nothing can be compiled; unset it, or take --backend eager"
                 )
-            from twin.backends.compiled import Compiled
+            from twin.backends.compiled import opened
 
-            return Compiled
+            return opened
         case "eager":
             from twin.backends.eager import Eager
 

@@ -7,8 +7,6 @@ better than what is in use (`accept`)? Each answer is a `Verdict` with its figur
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -17,28 +15,42 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from twin.checkpoint import Checkpoint, check_plant
+from twin.asked import asked_model, decided
+from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig
 from twin.errors import CheckpointError
+from twin.history import History, excitation
 from twin.messages import Sample, Spec
-from twin.models import Sizes, sizes_of
-from twin.models.model import Model, new_model, open_model
+from twin.models import PHYSICAL
+from twin.models.model import Model, build, open_model
 from twin.models.scaling import Scaling
-from twin.window import Window
+from twin.trial import Errors, errors, errors_at_work, loss
 
 HELD_OUT = 0.1
-"""Share of the history, its newest part, that a refit does not see: the gate judges on it."""
-EXCITATION_ORDER = 2
-"""Of the input's fluctuations: 1 would let a constant offset pass for movement."""
+"""Share of the history, its newest part, that a refit does not see, but half a period at most: the gate
+judges on it. What changed just now is there too, and should soon be learned from."""
 _FLAT = 1e-9  # smallest eigenvalue of a normalised covariance that still counts as fluctuation
-RECENT = 16
-"""Half of the segments come from the newest part of the history, this fraction of it: what changed is there,
-and the rest protects from forgetting."""
+AT_REST = 1e-4
+"""An input whose newest fluctuations have less than this share of the power of its fluctuations in the whole
+history is at rest."""
+OUTGROWN = 5.0
+"""An incumbent whose scale the history exceeds so many times is no place to go on from: its weights live in
+the saturation of their units, and its scaling cannot be refitted."""
 FIRST = 4
 """The first refit takes this fraction of the steps of a later one."""
 MOST_CAUTIOUS = 1 / 16
 """Of the learning rate: the smallest part of it to which refused candidates bring the next."""
+WORTH = 0.98
+"""Product of both ratios of errors that a physical candidate must reach, and the inverse of the worst of
+each."""
+CHANGED = 1.5
+"""An incumbent that errs so many times as much as is usual, one step ahead, stands before a change."""
+DARING = 0.25
+"""Of the learning rate, after a change."""
+FORGIVEN = 1.1
+"""What is usual grows by so much at most with each model that is accepted."""
 _JUDGED = 64  # segments on which a gate judges
+_PROBED = 8  # segments on which an incumbent is asked whether it still is one
 
 
 @dataclass(frozen=True)
@@ -50,72 +62,28 @@ class Verdict:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Errors:
-    """RMSE of each output (P,), one step ahead and in free run, in the outputs' units."""
-
-    one_step: NDArray[np.float64]
-    free_run: NDArray[np.float64]
-
-    def ratio(self, other: Errors) -> tuple[float, float]:
-        """One step ahead and in free run: own error over the other's, the geometric mean over the outputs."""
-        tiny = np.finfo(np.float32).tiny
-        one, free = (
-            np.log(np.maximum(own, tiny) / np.maximum(reference, tiny)).mean()
-            for own, reference in ((self.one_step, other.one_step), (self.free_run, other.free_run))
-        )
-        return math.exp(one), math.exp(free)
-
-
-def asked_sizes(spec: Spec, config: TrainerConfig) -> Sizes:
-    """The sizes of the model that the settings ask for.
-
-    Raises:
-        SpecError: a size out of range.
-    """
-    return sizes_of(
-        config.model,
-        len(spec.inputs),
-        len(spec.outputs),
-        config.hidden_size,
-        config.layers,
-        config.taps,
-        config.sequence_length,
-    )
-
-
-def _check_family(incumbent: Checkpoint, spec: Spec, config: TrainerConfig) -> None:
-    """Refuse to go on from a model of another kind than the settings ask for."""
-    asked = asked_sizes(spec, config)
-    if (config.model, asked) != (incumbent.family, incumbent.sizes):
-        held, wanted = (
-            f"{family} ({', '.join(f'{name} {size}' for name, size in sizes.items())})"
-            for family, sizes in ((incumbent.family, incumbent.sizes), (config.model, asked))
-        )
-        raise CheckpointError(
-            f"checkpoint {incumbent.number} is a {held}, and asked for is a {wanted}; "
-            "set --model and its sizes as there, or choose another --run-dir"
-        )
-
-
 class Trainer:
     """Keeps the recent history and refits the incumbent model on it.
 
     `window` is the number of samples that warm a hidden state, as in the twin. `incumbent` is the checkpoint
-    to go on from, if there is one.
+    to go on from, if there is one. With `adapt`, models are judged as the twin runs them: adapting.
 
     Raises:
         CheckpointError: the incumbent was made for other signals, or is of another family or size than the
             settings ask for.
+        SpecError: settings that ask for a family which this plant is not for.
     """
 
     def __init__(
-        self, spec: Spec, config: TrainerConfig, window: int, incumbent: Checkpoint | None = None
+        self,
+        spec: Spec,
+        config: TrainerConfig,
+        window: int,
+        incumbent: Checkpoint | None = None,
+        adapt: bool = False,
     ) -> None:
-        if incumbent is not None:
-            check_plant(incumbent, spec)
-            _check_family(incumbent, spec, config)
-        self.spec, self.config, self.warm = spec, config, window
+        config = decided(spec, config, incumbent)
+        self.spec, self.config, self.warm, self.adapt = spec, config, window, adapt
         self.number = incumbent.number if incumbent else 0
         self.taken = self.number
         """The highest number in use, be it by a checkpoint that is damaged."""
@@ -125,11 +93,16 @@ class Trainer:
         self.caution = 1.0  # part of the learning rate
         self.segment = window + config.horizon  # samples: the warm-up, then the free run
         length = max(round(config.history / spec.dt), 4 * self.segment)
-        self.history = Window(1, length, len(spec.features), np.float64)
-        self._breaks: deque[int] = deque()  # counts at which the history does not continue what was before
+        self.history = History(length, self.segment, len(spec.features), config.model_seed)
         self._last: Sample | None = None
         self._refitted_at = 0  # `history.count` at the last refit's end
         self._trained_to = 0  # `history.count` up to which the candidate has seen the stream
+        self.newest = max(round(config.period / spec.dt), self.segment)
+        """Samples of the history's newest part: half of the segments come from it, because what changed is
+        there; the rest, from the whole history and from the past, protects from forgetting."""
+        self._usual: Errors | None = None  # of those models that were accepted
+        self._anew = False  # whether the candidate has begun anew
+        self._before: tuple[Model | None, int, int | None] = self.incumbent, self.number, self.parent
         self._random = np.random.default_rng(config.model_seed)
 
     # -- the history ---------------------------------------------------------------------------------
@@ -139,14 +112,15 @@ class Trainer:
         row = self.spec.row(sample)
         if row is None:
             return False
-        last = self._last
-        if last is not None and (sample.epoch != last.epoch or sample.seq != last.seq + 1):
-            self._breaks.append(self.history.count)
-        while self._breaks and self._breaks[0] <= self.history.count - self.history.length:
-            self._breaks.popleft()
-        self._last = sample
-        self.history.push(np.array([row]))
+        last, self._last = self._last, sample
+        follows = last is None or (sample.epoch == last.epoch and sample.seq == last.seq + 1)
+        self.history.push(np.array(row), follows=follows)
         return True
+
+    @property
+    def t(self) -> float:
+        """Of the newest sample, s."""
+        return self._last.t if self._last is not None else 0.0
 
     @property
     def due(self) -> bool:
@@ -158,25 +132,6 @@ class Trainer:
         wanted = max(self.config.period / self.spec.dt, self.segment)
         return self.history.count >= 3 * self.segment and new >= wanted
 
-    def _stretches(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """The unbroken parts of the history between two counts, as pairs of counts."""
-        start = max(first, self.history.count - self.history.length, 0)
-        for end in [*(count for count in self._breaks if start < count < last), last]:
-            yield start, end
-            start = end
-
-    def _starts(self, first: int, last: int) -> NDArray[np.int64]:
-        """Every count between two at which a whole segment begins."""
-        runs = [np.arange(a, b - self.segment + 1) for a, b in self._stretches(first, last)]
-        return np.concatenate(runs) if runs else np.empty(0, np.int64)
-
-    def _segments(self, starts: NDArray[np.int64]) -> Tensor:
-        """The segments that begin at these counts, which the history holds: (B, segment, F) float32."""
-        held = self.history.view()[0]
-        oldest = self.history.count - len(held)
-        rows = (starts - oldest)[:, None] + np.arange(self.segment)
-        return torch.from_numpy(held[rows].astype(np.float32))
-
     # -- the first gate ------------------------------------------------------------------------------
 
     def enough(self) -> Verdict:
@@ -184,19 +139,15 @@ class Trainer:
 
         The input must be persistently exciting of order two: the covariance of (u(k), u(k-1)) must not be
         singular (Ljung, System Identification, 2nd ed., definition 13.1; a motor at rest or under constant
-        voltage teaches nothing, and fitting it only unlearns), and every output must move.
+        voltage teaches nothing, and fitting it only unlearns), and every output must move. The newest part,
+        from which half of what is fitted comes, must not be at rest after the rest of it has moved.
         """
         self._refitted_at = self.history.count
-        z = self.history.view()[0]
+        z = self.history.view()
         inputs = len(self.spec.inputs)
-        weakest, name = math.inf, ""
-        for column, signal in enumerate(self.spec.inputs):
-            u = z[:, column] - z[:, column].mean()
-            lags = np.stack([u[lag : len(u) - EXCITATION_ORDER + lag] for lag in range(EXCITATION_ORDER)])
-            power = max(float(np.abs(z[:, column]).max()) ** 2, np.finfo(np.float64).tiny)
-            lowest = float(np.linalg.eigvalsh(np.cov(lags))[0]) / power
-            if lowest < weakest:
-                weakest, name = lowest, signal
+        power = np.maximum(np.abs(z[:, :inputs]).max(axis=0) ** 2, np.finfo(np.float64).tiny)
+        whole, newest = (excitation(part[:, :inputs]) / power for part in (z, z[-2 * self.newest :]))
+        weakest, name = min(zip(whole.tolist(), self.spec.inputs, strict=True))
         still = [
             signal
             for column, signal in enumerate(self.spec.outputs, inputs)
@@ -205,15 +156,23 @@ class Trainer:
         figures = {"excitation": weakest, "samples": float(len(z))}
         if weakest <= _FLAT:
             return Verdict(False, f"too little excitation: {name} hardly moves", figures)
+        if (newest < AT_REST * whole).all():
+            return Verdict(
+                False, f"at rest: no input has moved in the newest {2 * self.newest} samples", figures
+            )
         if still:
             return Verdict(False, f"nothing to learn: {', '.join(still)} does not move", figures)
-        if not len(self._starts(0, self._train_end())):
+        if not len(self.history.starts(0, self._train_end())):
             return Verdict(False, "no unbroken stretch is long enough for a segment", figures)
         return Verdict(True, f"{len(z)} samples, excited", figures)
 
     def _train_end(self) -> int:
-        held = min(self.history.count, self.history.length)
-        return self.history.count - max(round(HELD_OUT * held), self.segment)
+        held = round(HELD_OUT * min(self.history.count, self.history.length))
+        # few samples tell whether a motor's six numbers are right; a network is trained on the rest
+        periods = 1.0 if self.config.model in PHYSICAL else 0.5
+        return self.history.count - max(
+            min(held, round(periods * self.config.period / self.spec.dt)), self.segment
+        )
 
     # -- refit ---------------------------------------------------------------------------------------
 
@@ -221,16 +180,14 @@ class Trainer:
         """Fit a candidate, from the incumbent's weights if there is one; yields the share done (0 to 1].
 
         A generator, so that whoever runs it can take in samples between two optimiser steps.
-
-        The loss is the concentrated log-likelihood of independent Gaussian errors, sum over outputs of
-        log(mean squared error) / 2 (Ljung, section 7.4), once for the errors one step ahead over the
-        warm-up and once for those of the free run after it. So no weights between amperes and rad/s, or
-        between one step and many, have to be chosen.
         """
         config, end = self.config, self._train_end()
+        if config.model in PHYSICAL:
+            yield from self._identify(end)
+            return
         # the first refit is short: least squares has done most of it, and any model beats none
         steps = config.steps if self.incumbent is not None else max(1, config.steps // FIRST)
-        starts = self._starts(0, end)
+        starts = self.history.starts(0, end)
         model = self._begin(end)
         optimiser = torch.optim.Adam(model.parameters(), config.learning_rate * self.caution, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -238,56 +195,99 @@ class Trainer:
             starts = starts[starts >= self.history.count - self.history.length]  # samples come meanwhile
             if not len(starts):  # all that was to be learned from has left the history
                 break
-            recent = starts[-max(len(starts) // RECENT, 1) :]
-            half = config.batch // 2
-            picks = ((starts, config.batch - half), (recent, half))
-            chosen = np.concatenate([self._random.choice(pool, count) for pool, count in picks])
-            one_step, free_run = self._squared_errors(model, self._segments(chosen))
-            loss = 0.5 * (torch.log(one_step + 1e-10).sum() + torch.log(free_run + 1e-10).sum())
+            found = loss(model, self._batch(starts, end), self.warm, (config.batch + 1) // 2)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            found.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             schedule.step()
             yield (step + 1) / steps
         self.candidate, self._trained_to = model, end
 
+    def _identify(self, end: int) -> Iterator[float]:
+        """Let a family that is no network find its own parameters."""
+        model = self._begin(end)
+        stretches = [self._between(a, b).copy() for a, b in self.history.stretches(0, end)]
+        yield from model.refit(stretches, known=not self._anew)
+        self.candidate, self._trained_to = model, end
+
+    def _batch(self, starts: NDArray[np.int64], end: int) -> Tensor:
+        """Segments (B, segment, F): half from the newest part of what may be learned from, which ends at
+        `end`, a quarter from the past where there is one, the rest from everywhere in the history."""
+        past, batch = self.history.past, self.config.batch
+        recent = starts[starts >= end - self.newest]
+        halves = (batch + 1) // 2, batch // 4 if len(past) else 0
+        picks = ((recent if len(recent) else starts, halves[0]), (starts, batch - sum(halves)))
+        z = self.history.segments(np.concatenate([self._random.choice(pool, count) for pool, count in picks]))
+        if halves[1]:
+            z = np.concatenate((z, past[self._random.integers(len(past), size=halves[1])]))
+        return torch.from_numpy(z)
+
+    def _spread(self, starts: NDArray[np.int64], count: int) -> Tensor:
+        """So many segments (B, segment, F), evenly among those that begin at these counts."""
+        places = np.linspace(0, len(starts) - 1, min(count, len(starts))).astype(int)
+        return torch.from_numpy(self.history.segments(starts[places]))
+
+    def _between(self, first: int, last: int) -> NDArray[np.float64]:
+        """The samples (T, F) between two counts that the history still holds."""
+        held = self.history.view()
+        oldest = self.history.count - len(held)
+        return held[max(first - oldest, 0) : last - oldest]
+
+    def _longest(self, end: int) -> NDArray[np.float64]:
+        """The samples (T, F) of the longest stretch: scaling and least squares look at differences."""
+        return self._between(
+            *max(self.history.stretches(0, end), key=lambda stretch: stretch[1] - stretch[0])
+        )
+
+    def _errors(self, model: Model | None, z: Tensor) -> Errors:
+        return errors(model, z, self.warm, len(self.spec.inputs))
+
+    def _state_of_incumbent(self, first: int, end: int) -> tuple[bool, bool]:
+        """Whether it is lost, saying worse than nothing of the samples between two counts, and whether they
+        have changed: it errs far more on them than is usual."""
+        starts = self.history.starts(first, end)
+        if not len(starts):
+            return False, False
+        z = self._spread(starts, _PROBED)
+        own = self._errors(self.incumbent, z)
+        if not own.finite or min(own.ratio(self._errors(None, z))) > 1:
+            return True, True
+        return False, self._usual is not None and own.ratio(self._usual)[0] > CHANGED
+
+    def _outgrown(self, end: int) -> bool:
+        """Whether the history has left what the incumbent was scaled for."""
+        assert self.incumbent is not None
+        scaling = self.incumbent.scaling
+        spread = np.sqrt(np.square(self._between(0, end) - scaling.mean).mean(axis=0))
+        return bool((spread > OUTGROWN * scaling.scale).any())
+
     def _begin(self, end: int) -> Model:
-        """The model to start from: the incumbent's copy, or a new one fitted by least squares."""
-        if self.incumbent is not None:
-            model = Model(self.incumbent.family, self.incumbent.sizes)
+        """The model to start from: the incumbent's copy, or a new one fitted by least squares.
+
+        A new one too where the incumbent is lost, or outgrown; then it and the incumbent's copy take turns,
+        until one of them is accepted.
+        """
+        newest = end - self.newest
+        lost, changed = (False, False) if self.incumbent is None else self._state_of_incumbent(newest, end)
+        self._anew = self.incumbent is None or lost or (self._outgrown(end) and not self._anew)
+        if changed:
+            self.caution = max(self.caution, DARING)  # what made it cautious is over
+        if not self._anew and self.incumbent is not None:
+            model = build(self.incumbent.family, self.incumbent.sizes)
             model.load_state_dict(self.incumbent.state_dict())
+            first, last = list(self.history.stretches(newest, end))[-1]
+            enough = changed and last - first >= self.segment
+            if model.family == "arx":  # which has a closed solution each time
+                model.fit_readout(self._between(first, last) if enough else self._longest(end))
+            elif enough and model.family not in PHYSICAL:  # these look for changes themselves
+                model.refit_readout(self._between(first, last))
             return model
         config = self.config
-        held = self.history.view()[0]
-        oldest = self.history.count - len(held)
-        # scaling and least squares look at differences: of the longest stretch, across no break
-        first, last = max(self._stretches(0, end), key=lambda stretch: stretch[1] - stretch[0])
-        z = held[first - oldest : last - oldest]
-        model = new_model(
-            config.model,
-            self.spec,
-            Scaling.of(z, len(self.spec.outputs)),
-            hidden_size=config.hidden_size,
-            layers=config.layers,
-            taps=config.taps,
-            window=config.sequence_length,
-            seed=config.model_seed,
-        )
+        z = self._longest(end)
+        model = asked_model(self.spec, config, Scaling.of(z, len(self.spec.outputs)))
         model.fit_readout(z)
         return model
-
-    def _squared_errors(self, model: Model, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean squared errors (P,) of segments z (B, segment, F): one step ahead over the warm-up, in the
-        increments' scale, and of the free run after it, in the outputs' scale."""
-        inputs, warm = len(self.spec.inputs), self.warm
-        y = z[:, :, inputs:]
-        y_hat, state = model(z[:, : warm - 1], model.initial_state(len(z)))
-        one_step = (y_hat - y[:, 1:warm]) / model.increment_scale
-        run = model.free_run(z[:, warm - 1], z[:, warm:, :inputs], state)
-        free_run = (run - y[:, warm:]) / model.scale[inputs:]
-        settled = warm // 4  # the state of a cold start says little yet
-        return one_step[:, settled:].square().mean((0, 1)), free_run.square().mean((0, 1))
 
     # -- the second gate -----------------------------------------------------------------------------
 
@@ -301,17 +301,24 @@ class Trainer:
         self._refitted_at = self.history.count
         if candidate is None:
             return Verdict(False, "there is no candidate; refit first")
-        starts = self._starts(self._trained_to, self.history.count)
+        starts = self.history.starts(self._trained_to, self.history.count)
         if not len(starts):
             return Verdict(False, "the stream was interrupted: no later samples to judge on")
-        z = self._segments(starts[np.linspace(0, len(starts) - 1, min(_JUDGED, len(starts))).astype(int)])
+        z = self._spread(starts, _JUDGED)
         finite = all(bool(torch.isfinite(p).all()) for p in candidate.state_dict().values())
-        own = self.errors(candidate, z)
-        if not finite or not (np.isfinite(own.one_step).all() and np.isfinite(own.free_run).all()):
+        own = self._errors(candidate, z)
+        if not finite or not own.finite:
             return Verdict(False, "refused: the candidate is not finite")
-        other = self.errors(self.incumbent, z)
-        one_step, free_run = own.ratio(other)
+        incumbent = self.incumbent
+        if incumbent is not None and not (other := self._errors(incumbent, z)).finite:
+            incumbent = None
+        if incumbent is None:
+            other = self._errors(None, z)
+        one_step, free_run = self._ratio(candidate, own, other) if incumbent is not None else own.ratio(other)
         passed = one_step < 1 and free_run < 1
+        if self.config.model in PHYSICAL and self.incumbent is not None:
+            # the twin adapts by itself: a swap must be worth what it interrupts
+            passed = one_step * free_run < WORTH and max(one_step, free_run) < 1 / WORTH
         figures = {"one_step_ratio": one_step, "free_run_ratio": free_run}
         for i, name in enumerate(self.spec.outputs):
             figures |= {
@@ -320,33 +327,43 @@ class Trainer:
                 f"incumbent_one_step_rmse.{name}": float(other.one_step[i]),
                 f"incumbent_free_run_rmse.{name}": float(other.free_run[i]),
             }
-        rival = f"model {self.number}" if self.incumbent is not None else "persistence"
+        rival = f"model {self.number}" if incumbent is not None else "persistence"
         text = f"error × {one_step:.3f} one step ahead, × {free_run:.3f} in free run, against {rival}"
         # a candidate that came out worse went too far: the next one takes smaller steps from the same place
         self.caution = min(2 * self.caution, 1.0) if passed else max(self.caution / 2, MOST_CAUTIOUS)
         if passed:
+            self._before = self.incumbent, self.number, self.parent
             self.incumbent = candidate
             self.parent, self.number = self.number or None, self.taken + 1
-            self.taken = self.number
+            self.taken, self._anew = self.number, False
+            usual = own.one_step if self._usual is None else FORGIVEN * self._usual.one_step
+            self._usual = Errors(np.minimum(own.one_step, usual), own.free_run)
             return Verdict(True, f"model {self.number} accepted: {text}", figures)
+        self._usual = self._usual or other
         return Verdict(False, f"refused: {text}", figures)
 
-    @torch.no_grad()
-    def errors(self, model: Model | None, z: Tensor) -> Errors:
-        """The errors of a model (None: persistence) on segments z (B, segment, F)."""
-        inputs, warm = len(self.spec.inputs), self.warm
-        y = z[:, :, inputs:]
-        if model is None:
-            one_step = y[:, warm:] - y[:, warm - 1 : -1]
-            free_run = y[:, warm:] - y[:, warm - 1 : warm]
-        else:
-            state = model.initial_state(len(z))
-            if warm > 1:
-                _, state = model(z[:, : warm - 1], state)
-            ahead, _ = model(z[:, warm - 1 : -1], state)
-            one_step = ahead - y[:, warm:]
-            free_run = model.free_run(z[:, warm - 1], z[:, warm:, :inputs], state) - y[:, warm:]
-        return Errors(*(e.double().square().mean((0, 1)).sqrt().numpy() for e in (one_step, free_run)))
+    def take_back(self) -> None:
+        """Go on from the incumbent before the last one that was accepted: nobody else has that one."""
+        self.incumbent, self.number, self.parent = self._before
+
+    def _ratio(self, candidate: Model, own: Errors, other: Errors) -> tuple[float, float]:
+        """The candidate's errors over the incumbent's. Where the twin adapts, the incumbent has adapted to
+        the whole history, the candidate to the window that warms it: what was learned is not given up for
+        less."""
+        held = self.history.view().astype(np.float32)
+        oldest = self.history.count - len(held)
+        begin, end = list(self.history.stretches(0, self.history.count))[-1]
+        first, horizon = max(self._trained_to, begin + self.warm), self.config.horizon
+        if not self.adapt or self.incumbent is None or end - first <= horizon:
+            return own.ratio(other)
+        starts = np.linspace(first, end - horizon - 1, _JUDGED).astype(int)
+        errors = []
+        for model, back, known in ((candidate, first - self.warm, own), (self.incumbent, begin, other)):
+            rmse = zip(self.spec.outputs, known.one_step, strict=True)
+            made = self._made(model, {f"one_step_rmse.{name}": float(e) for name, e in rmse})
+            z = held[back - oldest : end - oldest]
+            errors.append(Errors(*errors_at_work(made, z, first - back, starts - back, horizon)))
+        return errors[0].ratio(errors[1] if errors[1].finite else other)
 
     def checkpoint(self, verdict: Verdict) -> Checkpoint:
         """The incumbent as a checkpoint, with the figures on which it was accepted.
@@ -356,13 +373,16 @@ class Trainer:
         """
         if self.incumbent is None:
             raise CheckpointError("no model has been accepted yet")
+        return self._made(self.incumbent, verdict.figures)
+
+    def _made(self, model: Model, metrics: dict[str, float]) -> Checkpoint:
         return Checkpoint(
-            number=self.number,
+            number=max(self.number, 1),
             parent=self.parent,
-            family=self.incumbent.family,
-            sizes=self.incumbent.sizes,
+            family=model.family,
+            sizes=model.sizes,
             spec=self.spec,
-            tensors=self.incumbent.tensors(),
+            tensors=model.tensors(),
             config=self.config.model_dump(mode="json"),
-            metrics=verdict.figures,
+            metrics=metrics,
         )

@@ -16,19 +16,34 @@ in the predictors (hidden state).
 from __future__ import annotations
 
 import math
+import struct
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from twin.checkpoint import Checkpoint, check_plant
 from twin.errors import SpecError
-from twin.messages import Prediction, Sample, Spec, check_spec
+from twin.forecast import Errors, Forecast, Present
+from twin.kernels.watch import ALL, NOTHING, RESIDUAL, WIDTH
+from twin.messages import UNSET, Prediction, Sample, Spec, UnsetType, check_spec
 from twin.predictor import Predictor, open_predictor
+from twin.watch import Alarm, Watch
 from twin.window import Window
 
 PORTION = 16
 """Window samples that a spare predictor takes in one turn: a few turns warm it, none delays an answer."""
+
+
+def _values_of(names: tuple[str, ...]) -> Callable[[dict[str, float]], tuple[float, ...]]:
+    """What takes the values of these names out of a map, as fast as Python can."""
+    if len(names) == 1:
+        (name,) = names
+        return lambda values: (values[name],)
+    return itemgetter(*names)
 
 
 @dataclass(slots=True)
@@ -50,32 +65,49 @@ class Counters:
     """Models taken up."""
     invalid: int = 0
     """Predictions that were not finite and were replaced by persistence."""
+    alarms: int = 0
+    """Times that the residuals of an output became unusual."""
 
 
 class Twin:
     """A window, an expectation and two predictors: the active one answers, the spare one catches up.
 
     `window` is the number of samples kept to warm a new model's hidden state. `backend` names the way to run
-    a step (`twin.predictor.BACKENDS`).
+    a step (`twin.predictor.BACKENDS`). With `adapt`, a predictor learns from each measurement it is given.
 
     Raises:
         SpecError: a Spec or a window that cannot be.
     """
 
-    def __init__(self, spec: Spec, *, window: int = 200, backend: str = "compiled") -> None:
+    def __init__(
+        self, spec: Spec, *, window: int = 200, backend: str = "compiled", adapt: bool = False
+    ) -> None:
         if window < 1:
             raise SpecError(f"window = {window} samples: at least 1 is needed")
         self.spec = check_spec(spec)
         self.backend = backend
+        self.adapt = adapt
         self.counters = Counters()
         self.window = Window(1, window, len(spec.features))
         self.active: Predictor | None = None
         self.spare: Predictor | None = None  # catching up
         self.previous: Predictor | None = None  # the one before, to change back to
         self._spare_seen = 0  # of `window.count`
+        self._hushed = False  # whether a sensor has failed, from which nothing is to be learned
+        self._bridged = -window  # `window.count` after the last gap that was bridged
+        self.watch = Watch(spec)
+        self.errors = Errors(spec)
+        self.alarms: deque[Alarm] = deque(
+            maxlen=2 * len(spec.outputs)
+        )  # newest last; the caller takes them out
         self._last: Sample | None = None
-        self._expected: dict[str, float] | None = None  # the published ŷ of the next sample
-        self._features = np.zeros((1, len(spec.features)), np.float32)  # of a sample; of the active predictor
+        self._expected: Sequence[float] | None = None  # the published ŷ of the next sample
+        self._told = NOTHING  # what the watch may learn from the residual of the next sample
+        self._unsettled = 0  # samples to come whose residuals say more of a gap than of the plant
+        self._sure = False  # whether there are intervals
+        self._inputs, self._outputs = _values_of(spec.inputs), _values_of(spec.outputs)
+        self._pack = struct.Struct(f"={len(spec.features)}f").pack_into
+        self._hold(np.zeros((1, len(spec.features)), np.float32))
 
     @property
     def model(self) -> int:
@@ -95,36 +127,72 @@ class Twin:
         None for a sample that is refused (counted in `rejected`): nothing changes, and the next good one
         finds a gap, which is bridged.
         """
-        if not self._accepts(sample):
+        row = self._accepts(sample)
+        if row is None:
             self.counters.rejected += 1
             return None
-        residual = {}
-        if self._continues(sample) and self._expected is not None:
-            residual = {name: sample.y[name] - value for name, value in self._expected.items()}
-        y, status = self._advance(sample.u, sample.y)
-        self._last, self._expected = sample, y
+        measured = row[len(self.spec.inputs) :]
+        told = self._told if self._continues(sample) else NOTHING
+        answered, status = self._advance(measured)
+        said = iter(self.watch.step(told, measured, answered))
+        self._last, self._expected = sample, answered
+        self._told = self._learnable(status)
         self.counters.answered += 1
+        if next(said):
+            self._sound(sample.t)
+        # each takes from what is said as many as there are names, which come first for that
+        names = self.spec.outputs
+        low: dict[str, float] | UnsetType = UNSET
+        high: dict[str, float] | UnsetType = UNSET
+        residual: dict[str, float] = dict(zip(names, said))  # noqa: B905
+        if self._sure and status != "invalid":
+            low = dict(zip(names, said))  # noqa: B905
+            high = dict(zip(names, said))  # noqa: B905
         return Prediction(
             seq=sample.seq,
             t=sample.t + self.spec.dt,
-            y=y,
-            residual=residual,
-            model=self.model,
+            y=dict(zip(names, answered)),  # noqa: B905
+            residual=residual if told else {},
+            model=self.active.number if self.active else 0,
             status=status,
             sample_sent_ns=sample.sent_ns,
             received_ns=received_ns,
+            low=low,
+            high=high,
         )
 
-    def _accepts(self, sample: Sample) -> bool:
-        """Whether a sample is new, has the Spec's signals, and finite values."""
+    def _accepts(self, sample: Sample) -> tuple[float, ...] | None:
+        """The values of a sample that is new, has the Spec's signals, and numbers that float32, the models'
+        own, can hold; else None. They then stand in `_features`."""
         last = self._last
-        if last is not None and sample.epoch == last.epoch and sample.seq == last.seq:
-            return False
-        values = self.spec.row(sample)
-        if values is None:
-            return False
-        self._features[0] = values
-        return True
+        if last is not None and sample.seq == last.seq and sample.epoch == last.epoch:
+            return None
+        try:
+            values = self._inputs(sample.u) + self._outputs(sample.y)
+            self._pack(self._bytes, 0, *values)
+        except (KeyError, OverflowError):
+            return None
+        return values if math.isfinite(sum(values)) else None
+
+    def _learnable(self, status: str) -> float:
+        """What the watch may learn from the residual that an answer of this status will have."""
+        if status == "following" and not self._unsettled and self._sure:
+            return ALL
+        if self._unsettled:
+            self._unsettled -= 1
+        self._sure = self.watch.sure
+        return RESIDUAL if status == "invalid" else WIDTH
+
+    def _sound(self, t: float) -> None:
+        """Take over alarms from the watch."""
+        for alarm in self.watch.alarms(t):
+            self.alarms.append(alarm)
+            self.counters.alarms += not alarm.over
+            if alarm.kind == "stuck":
+                self._hushed = True
+            elif alarm.over and not self.watch.ringing:
+                self._hushed = False
+            self._adapt(self.adapt and not self._hushed)
 
     def _continues(self, sample: Sample) -> bool:
         """Whether a sample is the one expected. A gap is bridged, a restart or a long gap begins anew."""
@@ -140,43 +208,61 @@ class Twin:
             return True
         self.counters.gaps += 1
         self.counters.lost += missing
+        self._unsettled = self.window.length
+        self.errors.abandon()
         if missing > self.window.length:  # nothing that was known is of use any more
             self._begin_anew()
         else:
             arrived = self._features.copy()
+            self._adapt(False)  # what it answered itself teaches nothing
             for _ in range(missing):  # free run: the last input held, the twin's own outputs fed back
                 assert self._expected is not None
-                self._features[0] = [*map(last.u.__getitem__, self.spec.inputs), *self._expected.values()]
-                self._expected, _ = self._advance(last.u, self._expected)
+                self._pack(self._bytes, 0, *self._inputs(last.u), *self._expected)
+                self._expected, _ = self._advance(self._expected)
             self.counters.bridged += missing
             self._features[:] = arrived
+            self._adapt(self.adapt and not self._hushed)
+            self._bridged = self.window.count
+            if self.spare is not None:
+                self._start_catching_up(self.spare)
         return False
+
+    def _adapt(self, adapting: bool) -> None:
+        if self.active is not None:
+            self.active.adapting = adapting
 
     def _begin_anew(self) -> None:
         self.window.reset()
-        self._expected = None
+        self._expected, self._told = None, NOTHING
+        self._unsettled = self.window.length
+        self.errors.abandon()
         self._spare_seen = 0
         for predictor in (self.active, self.spare):
             if predictor is not None:
-                predictor.reset()
+                predictor.reset(learned=False)  # a pause says nothing about the plant
 
-    def _advance(self, u: dict[str, float], y: dict[str, float]) -> tuple[dict[str, float], str]:
-        """Take in the features at hand; the prediction of the next outputs, and the status to publish."""
-        self.window.push(self._features)
-        outputs = self.spec.outputs
+    def _hold(self, features: NDArray[np.float32]) -> None:
+        """Where a sample's values are put, (1, F): memory of the active predictor if there is one."""
+        self._features = features
+        self._bytes = features.reshape(-1).data.cast("B")
+
+    def _advance(self, y: Sequence[float]) -> tuple[Sequence[float], str]:
+        """Take in the features at hand, whose outputs are y (P); the next outputs (P), and the status."""
+        self.window.push_row(self._bytes)
         if self.active is None:
-            return {name: y[name] for name in outputs}, "unestimated"
-        values = self.active.step(self._features)[0].tolist()
+            return y, "unestimated"
+        values: list[float] = self.active.step(self._features)[0].tolist()
         if not math.isfinite(sum(values)):
             self.counters.invalid += 1
             self._change_back()
-            return {name: y[name] for name in outputs}, "invalid"
-        return dict(zip(outputs, values, strict=True)), "following"
+            return y, "invalid"
+        return values, "following"
 
     def _change_back(self) -> None:
         """Leave a model that answered nonsense for the one before it, by the walk of every swap."""
+        self.errors.follow(None)
         self.active, self.previous = None, None if self.active is self.previous else self.previous
-        self._features = self._features.copy()  # the predictor's own no more
+        self._hold(self._features.copy())  # the predictor's own no more
         if self.spare is None and self.previous is not None:
             self._start_catching_up(self.previous)
 
@@ -193,16 +279,21 @@ class Twin:
 
     def _start_catching_up(self, predictor: Predictor) -> None:
         predictor.reset()
+        # from a window with answers of its own it would learn what nobody has measured
+        predictor.adapting = self.adapt and self.window.count - self._bridged >= self.window.length
         self.spare = predictor
         self._spare_seen = self.window.count - self.window.view().shape[1]
 
     def catch_up(self) -> bool:
-        """Let the spare predictor take in a portion of the window; True when it then changed places.
+        """Let the spare predictor take in a portion of the window; True when it then changed places. Where
+        there is none, go on with the free run that tells how far off forecasts are.
 
         Bounded work for between two samples. The window is exactly what is needed to warm the new hidden
         state; the swap is counted in samples, so that a replay swaps at the same `seq`.
         """
         if self.spare is None:
+            if self.active is not None and self._expected is not None:
+                self.errors.look(self.window, self.active, self._expected)
             return False
         if self.window.count - self._spare_seen > self.window.length:
             self._start_catching_up(self.spare)  # what it has seen no longer continues in the window
@@ -213,35 +304,51 @@ class Twin:
             self._spare_seen += portion.shape[1]
         if self._spare_seen < self.window.count:
             return False
-        if self.active is not None:
+        if self.active is None:
+            self.watch.renew()
+        else:
             self.previous = self.active
         self.active, self.spare = self.spare, None
-        self._features = self.active.sample  # where it wants it: nothing to copy in a step
+        self._adapt(self.adapt and not self._hushed)
+        if self.backend == "compiled":  # others take too long for between two samples
+            self.errors.follow(self.active)
+        self._hold(self.active.sample)  # where it wants it: nothing to copy in a step
         self.counters.swaps += 1
         return True
 
-    def forecast(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+    def forecast(self, inputs: ArrayLike, horizon: int | None = None) -> Forecast:
         """Free run from now: what the outputs would be under inputs to come.
 
-        `inputs` (T, U): row j is held from one to two periods after the last sample for j = 0, and so on.
-        Returns (T, P): row j is the outputs at the end of the period in which `inputs[j]` was held. The
+        `inputs` (T, U): row j is held from one to two periods after the last sample for j = 0, and so on; or
+        (S, T, U), S scenarios at once. With a `horizon` of T steps, (U,) or (S, U) are inputs that stay. The
         stream's hidden state is left as it was.
 
         Raises:
-            SpecError: inputs of another shape, or no sample yet to forecast from.
+            SpecError: inputs of another shape or not finite, or no sample yet to forecast from.
         """
-        u = np.atleast_2d(np.asarray(inputs, np.float32))
-        if u.ndim != 2 or u.shape[1] != len(self.spec.inputs) or len(u) == 0:
-            raise SpecError(
-                f"inputs of shape {np.shape(inputs)}: (steps, {len(self.spec.inputs)}) is needed, "
-                f"a column each for {', '.join(self.spec.inputs)}"
-            )
-        if self._expected is None:
+        return self.present().forecast(inputs, horizon)
+
+    def present(self, before: Present | None = None) -> Present:
+        """All that a forecast begins with, so that another thread can make it. One from `before` that is no
+        longer needed spares opening a predictor.
+
+        Raises:
+            SpecError: no sample has been answered yet.
+        """
+        if self._expected is None or self._last is None:
             raise SpecError("nothing to forecast from: no sample has been answered yet")
-        start = np.array(list(self._expected.values()))
-        if self.active is None:
-            return np.repeat(start[None], len(u), axis=0)
-        first = np.concatenate([u[0], start])[None]
-        # a free run answers at the instants of its inputs, and the last of them no longer matters to it
-        following = np.concatenate([u[1:], u[-1:]])[None]
-        return np.asarray(self.active.free_run(first, following)[0], np.float64)
+        fork = None
+        if self.active is not None:
+            fork = before.predictor if before is not None else None
+            if fork is None or fork.number != self.active.number:
+                fork = self.active.fork(1)
+            else:
+                fork.take_over(self.active)
+        return Present(
+            spec=self.spec,
+            t=self._last.t,
+            u=np.array(self._inputs(self._last.u)),
+            y=np.array(self._expected),
+            predictor=fork,
+            width=self.errors.snapshot(),
+        )

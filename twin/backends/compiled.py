@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 import numba
@@ -10,12 +11,17 @@ import numpy as np
 import numpy.typing as npt
 from numba.core.registry import cpu_target
 
+from twin.backends.compiled_motor import CompiledMotor
 from twin.checkpoint import Checkpoint, check
 from twin.errors import SpecError
+from twin.kernels.adapt import forget, learned_by, open_store, store_of
 from twin.kernels.follow import TILE, follower
-from twin.kernels.layout import block, fill, layout_of
-from twin.models import Sizes, check_sizes, state_size
-from twin.predictor import check_shape
+from twin.kernels.free_run import free_runner
+from twin.kernels.layout import Layout, block, fill, layout_of
+from twin.kernels.physics import follower as motors
+from twin.kernels.rls import noise_of
+from twin.models import PHYSICAL, Sizes, check_sizes, state_size
+from twin.predictor import Predictor, check_shape
 
 PARALLEL: Final = 2_048
 """Rows from which on all cores step together; fewer are done before the others have woken up. A process that
@@ -27,9 +33,13 @@ cpu_target.target_context.refresh()  # as the first kernel would, and a loop wai
 
 
 class Compiled:
-    """The `Predictor` on Numba. Its memory is made at once; a step allocates none."""
+    """The `Predictor` on Numba. Its memory is made at once; a step allocates none.
 
-    def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
+    It adapts where it serves one twin (`twin.kernels.rls`); a fleet's rows share their weights, and the
+    window network keeps no hidden state to read: they accept the wish without effect.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, rows: int, *, fork: bool = False) -> None:
         if rows < 1:
             raise SpecError(f"{rows} rows: a predictor has at least one")
         check(checkpoint)
@@ -37,25 +47,65 @@ class Compiled:
         self.number = checkpoint.number
         self._layout = layout = layout_of(checkpoint.family, checkpoint.sizes)
         self._state_size = state_size(checkpoint.family, checkpoint.sizes)
-        tile = TILE if rows >= TILE else 1
-        self._threads = numba.get_num_threads() if rows >= PARALLEL else 1
+        # a fork takes the code that is at hand: a twin would wait for other code to be compiled
+        tile = TILE if rows >= TILE and not fork else 1
+        self._threads = numba.get_num_threads() if rows >= PARALLEL and not fork else 1
         self._follow = follower(layout, tile, self._threads > 1)
-        self._run = self._follow if self._threads == 1 else self._run_alone
+        self.run = self._follow if self._threads == 1 else self._run_alone
         self._weights = block(layout.scratch + self._threads * tile * layout.blocks * layout.lanes)
         fill(self._weights, layout, checkpoint.tensors)
         self._block = block(-(-rows // tile) * tile * layout.row)
         self._rows = self._block.reshape(-1, layout.row)[:rows]  # (N, row)
         self._y = self._rows[:, layout.y : layout.y + layout.outputs]
+        learns = rows == 1 and not fork
+        self._learned = _learned(layout, checkpoint, self._weights) if learns else None
+        self._adapting = False
         self._portion = max(1, _WORK // (layout.scratch * rows))
         self.sample = self._sample = np.zeros((rows, layout.features), np.float32)
         self._shape = self._sample.shape
-        self._step = self._call(self._sample, 1)
+        self._checkpoint = checkpoint
+        self._free_run = free_runner(layout)
+        self._step = self.call(self._sample, 1)
         self._step_at = self._step.ctypes.data
 
-    def _call(self, z: npt.NDArray[np.float32], steps: int) -> npt.NDArray[np.int64]:
+    def call(self, z: npt.NDArray[np.float32], steps: int) -> npt.NDArray[np.int64]:
         """The arguments with which the kernel follows samples z (N, T, F) in one piece of memory."""
         addresses = (a.ctypes.data for a in (self._weights, self._block, z))
-        return np.array([*addresses, self.rows, steps, self._threads], np.int64)
+        learning = self._step[6:] if hasattr(self, "_step") else (0, 0)
+        return np.array([*addresses, self.rows, steps, self._threads, *learning], np.int64)
+
+    @property
+    def adapting(self) -> bool:
+        """Whether a step takes its sample for a measurement, and learns from it."""
+        return self._adapting
+
+    @adapting.setter
+    def adapting(self, adapting: bool) -> None:
+        self._adapting = adapting
+        if self._learned is not None:
+            if adapting:
+                self._step[6] = self._learned.ctypes.data  # what was learned stays in use when it ends
+            self._step[7] = adapting
+
+    @property
+    def alarms(self) -> int:
+        """How often the samples said that this is another motor now, since the last reset."""
+        return 0 if self._learned is None else int(self._learned[store_of(self._layout).alarms])
+
+    @property
+    def y(self) -> npt.NDArray[np.float32]:
+        """Where the answers are, (N, P)."""
+        return self._y
+
+    @property
+    def memory(self) -> npt.NDArray[np.float32]:
+        """All rows, to be copied and put back."""
+        return self._rows
+
+    @property
+    def parameters(self) -> Mapping[str, tuple[float, float]]:
+        """A network has none that mean something."""
+        return {}
 
     @property
     def state(self) -> npt.NDArray[np.float32]:
@@ -66,7 +116,7 @@ class Compiled:
     def state(self, state: npt.NDArray[np.float32]) -> None:
         check_shape("state", state, (self.rows, self._state_size))
         state = np.asarray(state, np.float32)  # what is no number is refused before anything is changed
-        self.reset()
+        self.reset(learned=False)
         place = 0
         for part in self._parts():
             end = place + part[0].size
@@ -79,22 +129,26 @@ class Compiled:
         samples = rows[:, layout.samples + layout.features : layout.samples + layout.taps * layout.features]
         if layout.windowed:
             return [rows[:, layout.mark : layout.mark + 1], samples]
+        if not layout.layers:
+            return [samples]
         places = [layout.h, 0] if layout.h else [0]  # h of all layers, then c
         parts = [rows[:, place : place + layout.layers * layout.lanes] for place in places]
         units = [part.reshape(self.rows, layout.layers, -1)[:, :, : layout.hidden] for part in parts]
         return [*units, samples]
 
-    def reset(self) -> None:
-        """Forget all samples."""
+    def reset(self, *, learned: bool = True) -> None:
+        """Forget all samples, and what was learned from them."""
         self._block[...] = 0.0
+        if learned and self._learned is not None and self._step[6]:
+            forget(self._learned, store_of(self._layout))
 
     def warm(self, z: npt.NDArray[Any]) -> None:
         """Follow samples z (N, T, F) without answering; a window is one compiled call."""
         check_shape("z", z, (self.rows, z.shape[1] if z.ndim == 3 else -1, self._layout.features))
         for start in range(0, z.shape[1], self._portion):
             portion = np.ascontiguousarray(z[:, start : start + self._portion], np.float32)
-            call = self._call(portion, portion.shape[1])
-            self._run(call.ctypes.data)
+            call = self.call(portion, portion.shape[1])
+            self.run(call.ctypes.data)
 
     def step(self, z: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Follow one sample z (N, F), and answer the y (N, P) expected of the next one."""
@@ -102,7 +156,7 @@ class Compiled:
             if z.shape != self._shape:  # asked here too, because a call costs as much as a fifth of the step
                 check_shape("z", z, self._shape)
             self._sample[...] = z
-        self._run(self._step_at)
+        self.run(self._step_at)
         return self._y
 
     def _run_alone(self, call: int) -> None:
@@ -114,16 +168,35 @@ class Compiled:
         layout = self._layout
         check_shape("z", z, self._shape)
         check_shape("u", u, (self.rows, u.shape[1] if u.ndim == 3 else -1, layout.inputs))
-        sample, u = self._sample, np.asarray(u, np.float32)
+        u = np.ascontiguousarray(u, np.float32)
         run = np.empty((self.rows, u.shape[1], layout.outputs), np.float32)
-        sample[...] = z
-        kept = self._rows.copy()
-        for k in range(u.shape[1]):
-            run[:, k] = self.step(sample)
-            sample[:, : layout.inputs] = u[:, k]
-            sample[:, layout.inputs :] = run[:, k]
-        self._rows[...] = kept
+        sample, kept = np.array(z, np.float32), self._block.copy()
+        call = self.call(sample, 1)
+        call[5], call[7] = 1, 0  # one thread, and nothing to learn from its own answers
+        more = np.array([u.ctypes.data, run.ctypes.data, u.shape[1]], np.int64)
+        self._free_run(call.ctypes.data, more.ctypes.data)
+        self._block[...] = kept
         return run
+
+    def fork(self, rows: int) -> Compiled:
+        """Another one for N rows, each in the state of the first row of this one, its weights as they are
+        now."""
+        other = Compiled(self._checkpoint, rows, fork=True)
+        other.take_over(self)
+        return other
+
+    def take_over(self, other: Compiled) -> None:
+        """Go on from where the first row of another predictor of the same checkpoint is, with what it
+        learned."""
+        layout = self._layout
+        self._weights[: layout.scratch] = other._weights[: layout.scratch]
+        self._rows[...] = other._rows[0]
+        if other._learned is not None and other._step[6]:
+            readout = self._weights[layout.readout : layout.bias].reshape(layout.outputs, -1)
+            readout += learned_by(other._learned, store_of(layout))
+            one = layout.one - layout.samples + layout.lanes  # what only adapting twins have in their rows
+            self._weights[layout.bias : layout.mean] += readout[:, one]
+            readout[:, one:] = 0.0
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -132,10 +205,41 @@ class Compiled:
         )
 
 
+def _learned(
+    layout: Layout, checkpoint: Checkpoint, weights: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32] | None:
+    """Memory for what a model learns while it runs; None for a family that does not."""
+    if layout.windowed:
+        return None
+    metrics, tensors = checkpoint.metrics, checkpoint.tensors
+    rmse = np.array([metrics.get(f"one_step_rmse.{name}", np.nan) for name in checkpoint.spec.outputs])
+    readout = weights[layout.readout : layout.bias].reshape(layout.outputs, -1)
+    return open_store(layout, readout, tensors["increment_scale"], noise_of(tensors["increment_scale"], rmse))
+
+
+def opened(checkpoint: Checkpoint, rows: int) -> Predictor:
+    """The predictor of a checkpoint's family."""
+    if checkpoint.family == "physics":
+        return CompiledMotor(checkpoint, rows)
+    if checkpoint.family == "hybrid":
+        from twin.backends.compiled_hybrid import CompiledHybrid  # which stands on this file
+
+        return CompiledHybrid(checkpoint, rows)
+    return Compiled(checkpoint, rows)
+
+
 def prepare(family: str, sizes: Sizes) -> None:
     """Compile what a twin with such a model needs, if no process on this machine has done so before.
 
     Raises:
         SpecError: sizes that are no model's.
     """
-    follower(layout_of(family, check_sizes(family, sizes)))
+    sizes = check_sizes(family, sizes)
+    if family in PHYSICAL:
+        motors()
+    if family == "hybrid":
+        family, sizes = "gru", {**sizes, "inputs": sizes["inputs"] + sizes["outputs"]}
+    if family != "physics":
+        layout = layout_of(family, sizes)
+        follower(layout)
+        free_runner(layout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from twin.checkpoint import Checkpoint
 from twin.errors import SpecError
 from twin.models.model import open_model
-from twin.predictor import check_shape
+from twin.predictor import Predictor, check_shape
 
 _PORTION = 1_024
 """Samples that `warm` hands to torch at once, so that a long recording does not become one huge batch."""
@@ -39,7 +40,9 @@ class Eager:
         if rows < 1:
             raise SpecError(f"{rows} rows: a predictor has at least one")
         self.rows = rows
+        self.adapting = False  # without effect
         self.number = checkpoint.number
+        self._checkpoint, self._device = checkpoint, device
         if on_device := device != "cpu":
             forbid_tf32()
         self._model = open_model(checkpoint).eval().requires_grad_(False).to(device)
@@ -56,6 +59,11 @@ class Eager:
         self.reset()
 
     @property
+    def parameters(self) -> Mapping[str, tuple[float, float]]:
+        """The physical parameters of the checkpoint, which this backend does not adapt."""
+        return self._model.physical()
+
+    @property
     def state(self) -> npt.NDArray[np.float32]:
         """All that it remembers, (N, S), as a copy."""
         return self._state.cpu().numpy().copy()
@@ -65,7 +73,7 @@ class Eager:
         check_shape("state", state, (self.rows, self._model.state_size))
         self._state = self._tensor(state)
 
-    def reset(self) -> None:
+    def reset(self, *, learned: bool = True) -> None:
         """Forget all samples."""
         self._state = self._model.initial_state(self.rows)
 
@@ -97,6 +105,16 @@ class Eager:
         check_shape("u", u, (self.rows, u.shape[1] if u.ndim == 3 else -1, self._inputs))
         with torch.inference_mode():
             return self._model.free_run(self._tensor(z), self._tensor(u), self._state).cpu().numpy()
+
+    def fork(self, rows: int) -> Eager:
+        """Another one for N rows, each in the state of the first row of this one."""
+        other = Eager(self._checkpoint, rows, self._device)
+        other.take_over(self)
+        return other
+
+    def take_over(self, other: Predictor) -> None:
+        """Go on from where the first row of another predictor of the same checkpoint is."""
+        self.state = np.repeat(other.state[:1], self.rows, axis=0)
 
     def _tensor(self, a: npt.NDArray[Any]) -> Tensor:
         """A copy of its own, where the model is."""

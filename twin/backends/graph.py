@@ -7,6 +7,7 @@ stays where it was at capture. Sample and answer lie in pinned memory, which the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any, Final, Protocol
 
@@ -15,11 +16,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from twin.backends.eager import forbid_tf32
+from twin.backends.eager import Eager, forbid_tf32
 from twin.checkpoint import Checkpoint
-from twin.errors import SpecError
+from twin.errors import BackendError, SpecError
+from twin.models import PHYSICAL
 from twin.models.model import Model, open_model
-from twin.predictor import check_shape
+from twin.predictor import Predictor, check_shape
 
 _PORTION: Final = 16  # samples of a captured portion of `warm`: as many as a twin feeds its spare in a turn
 _PORTION_ROWS: Final = 1 << 18  # rows times samples of it at most: a large fleet fills the device by itself
@@ -111,9 +113,15 @@ class Graph:
     def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
         if rows < 1:
             raise SpecError(f"{rows} rows: a predictor has at least one")
+        if checkpoint.family in PHYSICAL:
+            raise BackendError(
+                f"a {checkpoint.family} model's filter runs on the CPU only; take --backend compiled"
+            )
         forbid_tf32()
         self.rows = rows
+        self.adapting = False  # without effect
         self.number = checkpoint.number
+        self._checkpoint = checkpoint
         self._inputs, self._features = len(checkpoint.spec.inputs), len(checkpoint.spec.features)
         self._model = open_model(checkpoint).requires_grad_(False).cuda()
         self._rows, fused = _open_rows(self._model, rows)
@@ -127,6 +135,11 @@ class Graph:
         self.reset()
 
     @property
+    def parameters(self) -> Mapping[str, tuple[float, float]]:
+        """A network has none that mean something."""
+        return {}
+
+    @property
     def state(self) -> npt.NDArray[np.float32]:
         """All that it remembers, (N, S), as a copy."""
         return self._rows.state.cpu().numpy()
@@ -136,7 +149,7 @@ class Graph:
         check_shape("state", state, (self.rows, self._model.state_size))
         self._rows.state = _on_device(state)
 
-    def reset(self) -> None:
+    def reset(self, *, learned: bool = True) -> None:
         """Forget all samples."""
         self._rows.state = self._model.initial_state(self.rows)
 
@@ -169,6 +182,17 @@ class Graph:
         check_shape("u", u, (self.rows, u.shape[1] if u.ndim == 3 else -1, self._inputs))
         with torch.inference_mode():
             return self._model.free_run(_on_device(z), _on_device(u), self._rows.state).cpu().numpy()
+
+    def fork(self, rows: int) -> Eager:
+        """One for N rows, each in the state of the first row of this one, without a graph: a capture takes
+        longer than what a fork is made for."""
+        other = Eager(self._checkpoint, rows, "cuda")
+        other.take_over(self)
+        return other
+
+    def take_over(self, other: Predictor) -> None:
+        """Go on from where the first row of another predictor of the same checkpoint is."""
+        self.state = np.repeat(other.state[:1], self.rows, axis=0)
 
 
 def _open_rows(model: Model, rows: int) -> tuple[_Rows, bool]:

@@ -22,6 +22,11 @@ from twin.kernels import VERSION
 class _Forgiving(FunctionCache):
     """Numba's cache, whose faults cost a compilation and nothing else."""
 
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        """Without what the closure holds, which a function's name stands for already: another kernel in it is
+        another object in each process, and would never be found again."""
+        return sig, codegen.magic_tuple()
+
     def load_overload(self, signature: Any, context: Any) -> Any:
         """The machine code, or None where there is none that can be read."""
         try:

@@ -11,15 +11,29 @@ from typing import Any, Final, NamedTuple
 from numba import types
 from numba.extending import intrinsic
 
-from twin.kernels.activations import Number, logistic_of, tanh_of
+from twin.kernels.activations import Number, exponential
 from twin.kernels.matrices import Formula, elementwise
 from twin.models import GATES
 
 
+def _tanh(x: Number) -> Number:
+    """tanh, m / (m + 2) with m = e^(2x) - 1: to 2e-7 of its value, by an estimated and refined reciprocal."""
+    y = x.at_least(-10.0).at_most(10.0) if not x.double else x.at_least(-20.0).at_most(20.0)
+    power, q = exponential(y + y)
+    m = power * q + (power - 1.0)
+    return m * (m + 2.0).reciprocal()
+
+
+def _logistic(x: Number) -> Number:
+    """1 / (1 + e^-x), to 2e-7 of its value."""
+    power, q = exponential(-x.at_least(-87.0).at_most(87.0))
+    return (power * q + power + 1.0).reciprocal()
+
+
 def _gru(h: Number, c: Number, n: Number, r: Number, z: Number, n_h: Number) -> tuple[Number, ...]:
     """Cho et al. 2014, with r after the product with h, as in torch."""
-    r, z = logistic_of(r), logistic_of(z)
-    n = tanh_of(n + r * n_h)
+    r, z = _logistic(r), _logistic(z)
+    n = _tanh(n + r * n_h)
     return n, r, z, n_h, n + z * (h - n)
 
 
@@ -34,15 +48,15 @@ def _gru_back(
 
 def _lstm(h: Number, c: Number, i: Number, f: Number, g: Number, o: Number) -> tuple[Number, ...]:
     """Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000."""
-    i, f, g, o = logistic_of(i), logistic_of(f), tanh_of(g), logistic_of(o)
+    i, f, g, o = _logistic(i), _logistic(f), _tanh(g), _logistic(o)
     c = f * c + i * g
-    return i, f, g, o, o * tanh_of(c), c
+    return i, f, g, o, o * _tanh(c), c
 
 
 def _lstm_back(
     dh: Number, dc: Number, h: Number, c: Number, after: Number, i: Number, f: Number, g: Number, o: Number
 ) -> tuple[Number, ...]:
-    t = tanh_of(after)
+    t = _tanh(after)
     dc = dc + dh * o * (1.0 - t * t)
     d_i, d_f = dc * g * i * (1.0 - i), dc * c * f * (1.0 - f)
     d_g, d_o = dc * i * (1.0 - g * g), dh * t * o * (1.0 - o)
@@ -51,7 +65,7 @@ def _lstm_back(
 
 def _elman(h: Number, c: Number, x: Number) -> tuple[Number, ...]:
     """Elman 1990."""
-    h = tanh_of(x)
+    h = _tanh(x)
     return h, h
 
 

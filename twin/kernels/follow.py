@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numba import njit, prange, types
 
+from twin.kernels.adapt import correct, learn, store_of
 from twin.kernels.cache import kept
 from twin.kernels.cells import cell
 from twin.kernels.layout import Layout
@@ -20,10 +21,13 @@ from twin.kernels.vectors import accumulate, copy, dot, integer, load, pointer, 
 TILE: Final = 4
 """Rows that a fleet's kernel takes together, so that a weight that was loaded serves all of them."""
 
+_ZERO: Final = np.float32(0.0)
 _ONE: Final = np.float32(1.0)
+_MANY: Final = np.float32(2**20)
 _INLINE: Final[dict[str, Any]] = {"fastmath": {"contract"}, "forceinline": True}
 
 Follow = Callable[[int], None]
+_SIGNATURE: Final = (types.int64,)
 
 
 @njit(**_INLINE)
@@ -60,17 +64,26 @@ def _answer(p: Any, readout: Any, reach: Any, q: Any, h: Any, y: Any, span: Any,
         store(q, y + i, load(q, y + i) + dot(p, readout + i * reach, q, h, span))
 
 
-@lru_cache(maxsize=64)
 def follower(layout: Layout, tile: int = 1, parallel: bool = False) -> Follow:
     """What takes in samples, and leaves in each row its state and the ŷ after the last of them.
 
-    It is called with the address of six 64-bit integers: the addresses of the weights, of the rows and of the
-    samples z (N, T, F), then N, T, and the number of threads; N and T at least 1, and rows for whole tiles.
-    Nothing is checked: that is the caller's to do. As arguments they would cost 10 to 15 ns each.
+    It is called with the address of eight 64-bit integers: the addresses of the weights, of the rows and of
+    the samples z (N, T, F), then N, T, and the number of threads; N and T at least 1, and rows for whole
+    tiles. For one twin, the address of what `twin.kernels.adapt` keeps follows, or 0 to answer as the weights
+    say, and whether to learn from these samples. Nothing is checked: that is the caller's to do. As arguments
+    they would cost 10 to 15 ns each.
 
     A single twin's step keeps Python's lock: to give it back and take it again costs as much as the step, and
     whoever took it meanwhile would be waited for. A fleet's runs without the lock.
     """
+    # the dispatcher would look at the types of the arguments again at each call
+    entry: Follow = compiled(layout, tile, parallel).overloads[_SIGNATURE].entry_point
+    return entry
+
+
+@lru_cache(maxsize=64)
+def compiled(layout: Layout, tile: int = 1, parallel: bool = False) -> Any:
+    """The follower as other compiled code calls it."""
     # constants, from here on: what the function below finds in its closure is part of its machine code
     family, layers, gates = layout.family, layout.layers, layout.gates
     features, inputs, outputs, hidden = layout.features, layout.inputs, layout.outputs, layout.hidden
@@ -80,6 +93,9 @@ def follower(layout: Layout, tile: int = 1, parallel: bool = False) -> Follow:
     h_at, samples_at, y_at, mark_at = layout.h, layout.samples, layout.y, layout.mark
     columns, skip, head = gates * lanes, wide - gates * lanes, layout.head
     span = lanes if windowed else reach  # of the readout that one pass through the layers feeds
+    kept_places, regressors = store_of(layout), layout.regressors
+    one_at, answers_at = layout.one, layout.answers
+    adapts = tile == 1 and not parallel and not windowed
 
     def follow(call: Any) -> None:
         n, steps, threads = integer(call, 3), integer(call, 4), integer(call, 5)
@@ -89,9 +105,18 @@ def follower(layout: Layout, tile: int = 1, parallel: bool = False) -> Follow:
             q = pointer(integer(call, 1))
             z = pointer(integer(call, 2))
             g = scratch + thread * tile * wide  # the sums of a layer
+            f = pointer(integer(call, 6))
+            corrects = adapts and integer(call, 6) != 0
+            learns = corrects and integer(call, 7) != 0
             for k in range(tiles * thread // threads, tiles * (thread + 1) // threads):
                 base = k * tile * size
                 for t in range(steps):
+                    if learns and load(q, base + mark_at) > taps:  # all taps are measured, and this follows
+                        phi = base + samples_at - lanes
+                        zeros, gain, p_at = kept_places.zeros, kept_places.gain, kept_places.p
+                        accumulate(f, zeros, 0, gain, 0, p_at, q, phi, 0, 1, regressors, regressors)
+                        answers, past = base + answers_at, base + one_at + 1
+                        learn(f, kept_places, q, phi, past, answers, z, t * features + inputs, taps)
                     for r in range(tile):
                         row = base + r * size
                         # what fills up the last tile repeats the last sample, and is of no use
@@ -131,10 +156,16 @@ def follower(layout: Layout, tile: int = 1, parallel: bool = False) -> Follow:
                             row = base + r * size
                             last_h = row + samples_at - lanes
                             _answer(p, c, reach, q, last_h, row + y_at, span, outputs)
+                    if corrects:
+                        store(q, base + one_at, _ONE)
+                        if not learns:
+                            for i in range(outputs):  # of its own predictions
+                                store(q, base + one_at + 1 + i, _ZERO)
+                        last_h = base + samples_at - lanes
+                        correct(f, kept_places, q, last_h, base + y_at, base + answers_at)
+                        seen = load(q, base + mark_at)
+                        store(q, base + mark_at, min(seen + _ONE, _MANY) if learns else _ZERO)
 
-    compiled = kept(follow, layout, tile, nogil=tile > 1, parallel=parallel, fastmath={"contract"})
-    signature = (types.int64,)
-    compiled.compile(signature)
-    # the dispatcher would look at the types of the arguments again at each call
-    entry: Follow = compiled.overloads[signature].entry_point
-    return entry
+    function = kept(follow, layout, tile, nogil=tile > 1, parallel=parallel, fastmath={"contract"})
+    function.compile(_SIGNATURE)
+    return function

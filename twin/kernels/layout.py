@@ -1,7 +1,8 @@
 """Where weights and states are in memory: two blocks of float32, in which every place is a constant.
 
     weights   for each layer bias, W_x, W_h; the readout's rows [C D]; its bias; mean; 1 / scale; scratch
-    rows      for each of N twins c and h of all layers, the newest samples, ŷ, and a mark
+    rows      for each of N twins c and h of all layers, the newest samples, 1, the last innovations, ŷ, a
+              mark, and the answers of three readouts: `twin.kernels.adapt` has also a block of its own
 
 Hidden units are padded with zeros to whole vectors; a padded unit stays zero or does not count, as long as
 all samples and sums are finite. Weights are
@@ -20,8 +21,8 @@ import numpy.typing as npt
 from twin.kernels.vectors import LANES, padded
 from twin.models import GATES, Sizes
 
-FAMILIES: Final = ("gru", "lstm", "rnn", "window-rnn")
-GRU, LSTM, RNN, WINDOW = range(len(FAMILIES))
+FAMILIES: Final = ("arx", "gru", "lstm", "rnn", "window-rnn")
+ARX, GRU, LSTM, RNN, WINDOW = range(len(FAMILIES))
 
 
 class Layout(NamedTuple):
@@ -60,9 +61,13 @@ class Layout(NamedTuple):
     """In a row: h of all layers, after their c."""
     samples: int
     """After h of the last layer, as D after C in the readout."""
+    one: int
+    """1, then the P last innovations: regressors that only the fast path has. Not in window-rnn."""
     y: int
     mark: int
-    """For window-rnn: 0 before the first sample, then 1."""
+    """For window-rnn: 0 before the first sample, then 1. For others: measured samples in a row."""
+    answers: int
+    """Three ŷ: the checkpoint's, the learning readout's, that of the one before it."""
     row: int
     """Numbers of a row."""
 
@@ -71,19 +76,25 @@ class Layout(NamedTuple):
         """Whether nothing is carried but the samples."""
         return self.family == WINDOW
 
+    @property
+    def regressors(self) -> int:
+        """Numbers of h of the last layer, samples, 1 and innovations, which lie side by side."""
+        return self.y - self.samples + self.lanes
+
 
 def layout_of(family: str, sizes: Sizes) -> Layout:
     """The layout of a model of checked sizes."""
-    inputs, outputs, hidden, layers = (sizes[n] for n in ("inputs", "outputs", "hidden_size", "layers"))
-    features, lanes, gates = inputs + outputs, padded(hidden), GATES[family]
+    inputs, outputs = sizes["inputs"], sizes["outputs"]
+    hidden, layers = sizes.get("hidden_size", 0), sizes.get("layers", 0)  # arx has none
+    features, lanes, gates = inputs + outputs, padded(hidden), GATES.get(family, 0)
     window = family == "window-rnn"
     taps = sizes["window" if window else "taps"]
     blocks = 4 if family == "gru" else gates
     head = blocks * lanes * (2 if window else 1)
     layer = head + 2 * hidden * gates * lanes
     second = head + (features + hidden) * gates * lanes
-    readout = second + (layers - 1) * layer
-    memory = padded(taps * features)
+    readout = second + max(layers - 1, 0) * layer
+    memory = padded(taps * features + (0 if window else 1 + outputs))
     reach = taps * lanes if window else lanes + memory
     bias = readout + outputs * reach
     mean = bias + outputs
@@ -111,9 +122,11 @@ def layout_of(family: str, sizes: Sizes) -> Layout:
         scratch=padded(mean + 2 * features),
         h=h,
         samples=samples,
+        one=samples + taps * features,
         y=y,
         mark=y + outputs,
-        row=padded(y + outputs + 1),
+        answers=y + outputs + 1,
+        row=padded(y + 4 * outputs + 1),
     )
 
 

@@ -22,6 +22,8 @@ from twin.kernels.vectors import INDEX, LANES
 
 _ROWS: Final = (8, 4, 2, 1)  # of sums in registers at once: a row of x that was loaded serves all of them
 _WIDTHS: Final = (2, 1)  # vectors of each
+_DOT_ROWS: Final = (4, 2, 1)
+_DOT_OTHERS: Final = (3, 1)  # of such a list each divides the one before
 
 Formula = Callable[..., tuple[Number, ...]]
 
@@ -80,6 +82,92 @@ def set_product(typing: Any, out: Any, start: Any, w: Any, x: Any) -> Any:
     return types.none(out, start, w, x), generate
 
 
+@intrinsic
+def add_dots(typing: Any, out: Any, a: Any, x: Any) -> Any:
+    """out (M, K L) += a (M, N) x (K, N)^T, each as L partial sums, one for each lane of a vector.
+
+    For few rows K: no matrix must be turned round, and no vector is filled up with columns that are none.
+    """
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        sums, left, right = (
+            _Matrix(context, b, *pair) for pair in zip(signature.args, arguments, strict=True)
+        )
+        for rows, j in _pieces(b, left.rows, _DOT_ROWS):
+            for others, i in _pieces(b, right.rows, _DOT_OTHERS):
+                _add_dots(b, sums, left, right, (rows, j), (others, i))
+        return context.get_dummy_value()
+
+    return types.none(out, a, x), generate
+
+
+def _add_dots(
+    b: Any, out: _Matrix, a: _Matrix, x: _Matrix, left: tuple[int, Any], right: tuple[int, Any]
+) -> None:
+    """The partial sums of some rows with some others, in registers."""
+    rows, others = ([b.add(place, INDEX(r)) for r in range(count)] for count, place in (left, right))
+    places = [[out.at(row, b.mul(other, INDEX(out.lanes))) for other in others] for row in rows]
+    sums = [[_local(b, out, out.load(address)) for address in line] for line in places]
+    with cgutils.for_range_slice(b, INDEX(0), a.columns, INDEX(a.lanes)) as (column, _):
+        ones = [a.load(a.at(row, column)) for row in rows]
+        for i, other in enumerate(others):
+            vector = x.load(x.at(other, column))
+            for one, line in zip(ones, sums, strict=True):
+                _add_to(b, line[i], one, vector)
+    for line, addresses in zip(sums, places, strict=True):
+        for local, address in zip(line, addresses, strict=True):
+            out.store(b.load(local), address)
+
+
+@intrinsic
+def transpose(typing: Any, to: Any, a: Any) -> Any:
+    """to (N, M or wider) = a (M, N) the other way round; N in whole vectors."""
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        target, source = (_Matrix(context, b, *pair) for pair in zip(signature.args, arguments, strict=True))
+        with cgutils.for_range_slice(b, INDEX(0), source.columns, INDEX(source.lanes)) as (column, _):
+            for rows, row in _pieces(b, source.rows, (source.lanes, 1)):
+                lines = [source.load(source.at(b.add(row, INDEX(r)), column)) for r in range(rows)]
+                if rows == source.lanes:
+                    for i, line in enumerate(_turned(b, lines)):
+                        target.store(line, target.at(b.add(column, INDEX(i)), row))
+                else:
+                    for i in range(source.lanes):
+                        element = b.extract_element(lines[0], ir.IntType(32)(i))
+                        b.store(element, target.at(b.add(column, INDEX(i)), row))
+        return context.get_dummy_value()
+
+    return types.none(to, a), generate
+
+
+def _turned(b: Any, lines: list[Any]) -> list[Any]:
+    """A square of vectors transposed: in each round, vectors that lie a half apart exchange halves."""
+    count = len(lines)
+    half = count // 2
+    while half:
+        turned = list(lines)
+        for i in (i for i in range(count) if not i & half):
+            for place, own in ((i, 0), (i + half, half)):
+                lanes = [(j & ~half) + own + (count if j & half else 0) for j in range(count)]
+                mask = ir.Constant(ir.VectorType(ir.IntType(32), count), [ir.IntType(32)(j) for j in lanes])
+                turned[place] = b.shuffle_vector(lines[i], lines[i + half], mask)
+        lines, half = turned, half // 2
+    return lines
+
+
+def _local(b: Any, matrix: _Matrix, value: Any) -> Any:
+    """A vector that the compiler will keep in a register."""
+    local = cgutils.alloca_once(b, matrix.vector)
+    b.store(value, local)
+    return local
+
+
+def _add_to(b: Any, total: Any, one: Any, other: Any) -> None:
+    """total += one * other, fused where the CPU can."""
+    product = b.fmul(one, other, flags=("contract",))
+    b.store(b.fadd(b.load(total), product, flags=("contract",)), total)
+
+
 def _product(b: Any, out: _Matrix, w: _Matrix, x: _Matrix, start: Any | None) -> None:
     for rows, j in _pieces(b, out.rows, _ROWS):
         for width, column in _pieces(b, out.columns, _WIDTHS, out.lanes):
@@ -115,8 +203,7 @@ def _add_tile(
         for weight, locals_ in zip(weights, sums, strict=True):
             one = _splat(b, b.load(b.gep(weight, [loop.index])), x.vector)
             for local, vector in zip(locals_, inputs, strict=True):
-                product = b.fmul(one, vector, flags=("contract",))
-                b.store(b.fadd(b.load(local), product, flags=("contract",)), local)
+                _add_to(b, local, one, vector)
     for locals_, addresses in zip(sums, targets, strict=True):
         for local, address in zip(locals_, addresses, strict=True):
             out.store(b.load(local), address)

@@ -17,29 +17,11 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from numba import njit
-
 from twin.kernels.cache import kept
 from twin.kernels.differentiable import CELLS, NAMES, cell, cell_back
-from twin.kernels.matrices import add_product, set_product
+from twin.kernels.matrices import add_dots, add_product, set_product, transpose
 
 Pass = Callable[..., None]
-
-
-@njit(inline="always")
-def _transpose(to: Any, a: Any) -> None:
-    """to (N, K or wider) = a (K, N) the other way round."""
-    for i in range(len(a)):
-        for k in range(a.shape[1]):
-            to[k, i] = a[i, k]
-
-
-@njit(inline="always")
-def _add(total: Any, a: Any) -> None:
-    """total += a, matrices of one size."""
-    total, a = total.reshape(-1), a.reshape(-1)
-    for i in range(len(total)):
-        total[i] += a[i]
 
 
 @lru_cache
@@ -94,29 +76,28 @@ def backward_pass(name: str) -> Pass:
     """The pass back, from the gradients of the answers to those of samples, first state and weights.
 
     `out` (T, P, N) is the gradient of Δy or, run free, of y; it becomes that of Δy. `dh`, `dc` (L, H, N) are
-    those of the last state and become those of the first. To `dx` (n-1+T, F, N) and to the gradients of the
-    weights is added: of W_x (gates H, F) and (L-1, gates H, H), of W_h (L, gates H, H), of C (P, H), and of
-    D (n, P, F), the last axis of each filled up to whole vectors; of the biases (L, blocks H, N) the terms
-    of each column. `scratch` (blocks H, N) is overwritten; `x_t` (n-1+T, N, F) and `h_t` (N, H), filled up
-    likewise, are zeros at first. The weights are transposed; the rest is what the pass forward left.
+    those of the last state and become those of the first. To `dx` (n-1+T, F, N), unless it is not wanted, and
+    to the gradients of the weights is added: of W_x (L-1, gates H, H) above the first layer, of W_h (L, gates
+    H, H) and of C (P, H), the last axis of each filled up to whole vectors; and in partial sums, `lanes` for
+    each number, of W_x (gates H, F), the biases (L, blocks H), D (P, n F) and d (P,). `scratch` (blocks H, N)
+    is overwritten; `h_t` (L, N, H), filled up likewise, is zeros at first, `ones` (1, N) says it. The weights
+    are transposed; the rest is what the pass forward left.
     """
     family = NAMES.index(name)
     gates_, blocks = CELLS[name].gates, CELLS[name].blocks
 
-    def backward(free: Any, *arrays: Any) -> None:
+    def backward(free: Any, wanted: Any, *arrays: Any) -> None:
         out, dh, dc, dx = arrays[0:4]
-        d_first, d_above, d_w_h, d_bias, d_readout, d_direct = arrays[4:10]
-        scratch, x_t, h_t, x, h, c, gates = arrays[10:17]
-        w_first, w_above, w_h, readout, direct, gain = arrays[17:23]
+        d_first, d_above, d_w_h, d_bias, d_readout, d_direct, d_offset = arrays[4:11]
+        scratch, h_t, ones, x, h, c, gates = arrays[11:18]
+        w_first, w_above, w_h, readout, direct, gain = arrays[18:24]
         steps, outputs, columns = out.shape
-        features, hidden = dx.shape[1], dh.shape[1]
+        features, hidden = x.shape[1], dh.shape[1]
         reach, feeds = len(direct), gates_ * hidden
         first, skip = reach // features - 1, (blocks - gates_) * hidden
-        rows = dx.reshape(-1, columns)
-        for t in range(len(x)):
-            _transpose(x_t[t], x[t])
+        rows, d_rows = x.reshape(-1, columns), dx.reshape(-1, columns)
         for layer in range(len(dh)):
-            _transpose(h_t[layer], h[layer, steps])
+            transpose(h_t[layer], h[layer, steps])
         for t in range(steps - 1, -1, -1):
             if free:
                 now = dx[first + t]
@@ -126,9 +107,11 @@ def backward_pass(name: str) -> Pass:
                         later = dx[first + t + 1, f, k] if t + 1 < steps else out[t, i, k] * 0
                         now[f, k] += out[t, i, k] + later
                         out[t, i, k] = gain[i] * (out[t, i, k] + later)
-            add_product(rows[t * features : t * features + reach], direct, out[t])
-            for tap in range(len(d_direct)):
-                add_product(d_direct[tap], out[t], x_t[t + tap])
+            begin, end = t * features, t * features + reach
+            add_dots(d_direct, out[t], rows[begin:end])
+            add_dots(d_offset, out[t], ones)
+            if wanted:
+                add_product(d_rows[begin:end], direct, out[t])
             add_product(dh[-1], readout, out[t])
             add_product(d_readout, out[t], h_t[-1])
             for layer in range(len(dh) - 1, -1, -1):
@@ -136,15 +119,16 @@ def backward_pass(name: str) -> Pass:
                 cell_back(family, scratch, kept, h[layer, t], before, after, dc[layer], dh[layer])
                 of_x, of_h = scratch[:feeds], scratch[skip:]
                 add_product(dh[layer], w_h[layer], of_h)
-                _transpose(h_t[layer], h[layer, t])
+                transpose(h_t[layer], h[layer, t])
                 add_product(d_w_h[layer], of_h, h_t[layer])
-                _add(d_bias[layer], scratch)
+                add_dots(d_bias[layer], scratch, ones)
                 if layer > 0:
                     add_product(dh[layer - 1], w_above[layer - 1], of_x)
                     add_product(d_above[layer - 1], of_x, h_t[layer - 1])
                 else:
-                    add_product(dx[first + t], w_first, of_x)
-                    add_product(d_first, of_x, x_t[first + t])
+                    add_dots(d_first, of_x, x[first + t])
+                    if wanted:
+                        add_product(dx[first + t], w_first, of_x)
 
     compiled: Pass = kept(backward, name, nogil=True, fastmath={"contract"})
     return compiled

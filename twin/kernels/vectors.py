@@ -26,6 +26,7 @@ _LANE: Final = ir.IntType(32)
 _VECTOR: Final = ir.VectorType(ir.FloatType(), LANES)
 _FIRST: Final = ir.Constant(ir.VectorType(_LANE, LANES), None)
 POINTER: Final = types.CPointer(types.float32)
+_DOUBLES: Final = types.CPointer(types.float64)
 
 
 def padded(n: int) -> int:
@@ -41,6 +42,16 @@ def pointer(typing: Any, address: Any) -> Any:
         return b.inttoptr(arguments[0], context.get_value_type(POINTER))
 
     return POINTER(types.int64), generate
+
+
+@intrinsic
+def doubles(typing: Any, address: Any) -> Any:
+    """The float64 numbers at an address."""
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        return b.inttoptr(arguments[0], context.get_value_type(_DOUBLES))
+
+    return _DOUBLES(types.int64), generate
 
 
 @intrinsic
@@ -89,6 +100,25 @@ def copy(typing: Any, p: Any, to: Any, start: Any, n: Any) -> Any:
 
 
 @intrinsic
+def blend(typing: Any, p: Any, to: Any, keep: Any, x: Any, a: Any, y: Any, b: Any, n: Any) -> Any:
+    """p[to + i] = keep p[to + i] + a p[x + i] + b p[y + i] for i < n, in whole vectors."""
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        p, to, keep, x, a, y, c, n = arguments
+        factors = [_splat(b, factor) for factor in (keep, a, c)]
+        with cgutils.for_range_slice(b, INDEX(0), n, INDEX(LANES)) as (i, _):
+            total = _local(b, None)
+            target = vector_at(b, p, b.add(to, i))
+            for factor, place in zip(factors, (to, x, y), strict=True):
+                _add_product(b, total, factor, b.load(vector_at(b, p, b.add(place, i)), align=4))
+            b.store(b.load(total), target, align=4)
+        return context.get_dummy_value()
+
+    index, real = types.int64, types.float32
+    return types.none(POINTER, index, real, index, real, index, real, index), generate
+
+
+@intrinsic
 def dot(typing: Any, p: Any, i: Any, q: Any, j: Any, n: Any) -> Any:
     """The sum of p[i + k] q[j + k] over k < n, in whole vectors."""
 
@@ -134,6 +164,8 @@ def accumulate(
 
     def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
         p, start, start_pitch, sums, sums_pitch, w, q, x, x_pitch = arguments[:9]
+        if not tile.vectors:  # a model without units
+            return context.get_dummy_value()
         befores = tile.addresses(b, p, start, start_pitch)
         afters = tile.addresses(b, p, sums, sums_pitch)
         tile.generate(b, befores, afters, b.gep(p, [w]), tile.addresses(b, q, x, x_pitch))
@@ -149,9 +181,9 @@ class _Tile:
 
     def __init__(self, rows: int, inputs: int, vectors: int) -> None:
         self.rows, self.inputs, self.vectors = rows, inputs, vectors
-        turns = -(-vectors * rows // _REGISTERS)
+        turns = max(-(-vectors * rows // _REGISTERS), 1)
         self.width = -(-vectors // turns)  # vectors in a turn, as even as possible
-        self.chains = min(-(-_LATENCY // (self.width * rows)), inputs)  # partial sums of each
+        self.chains = min(-(-_LATENCY // max(self.width * rows, 1)), inputs)  # partial sums of each
 
     def addresses(self, b: Any, p: Any, place: Any, pitch: Any) -> list[Any]:
         """Of a place in each row."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from twin.checkpoint import Checkpoint, check
 from twin.errors import SpecError
 from twin.messages import Spec
-from twin.models import Sizes, check_sizes, sizes_of, state_size
+from twin.models import PHYSICAL, Sizes, check_sizes, motor_columns, sizes_of, state_size, tensor_shapes
+from twin.models.arx import Arx
 from twin.models.recurrent import Recurrent
 from twin.models.scaling import Scaling
 from twin.models.window_rnn import WindowRNN
@@ -36,21 +37,21 @@ class Model(nn.Module):
 
     def __init__(self, family: str, sizes: Sizes, seed: int = 0) -> None:
         super().__init__()
+        self._measure(family, sizes)
+        features, outputs = len(self.mean), len(self.increment_scale)
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+            torch.manual_seed(seed)
+            self.core = _core(family, features, outputs, sizes)
+
+    def _measure(self, family: str, sizes: Sizes) -> None:
+        """What is known from the sizes alone, and room for the scaling."""
         self.family = family
         self.sizes = sizes = check_sizes(family, sizes)
         self.state_size = state_size(family, sizes)
-        self.n_inputs, outputs = sizes["inputs"], sizes["outputs"]
-        features, hidden_size, layers = self.n_inputs + outputs, sizes["hidden_size"], sizes["layers"]
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("scale", torch.ones(features))
-        self.register_buffer("increment_scale", torch.ones(outputs))
-        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
-            torch.manual_seed(seed)
-            self.core = (
-                WindowRNN(features, outputs, hidden_size, layers, sizes["window"])
-                if family == "window-rnn"
-                else Recurrent(family, features, outputs, hidden_size, layers, sizes["taps"])
-            )
+        self.n_inputs = sizes["inputs"]
+        for name in ("mean", "scale", "increment_scale"):
+            fill = torch.zeros if name == "mean" else torch.ones
+            self.register_buffer(name, fill(tensor_shapes(family, sizes)[name]))
 
     @property
     def scaling(self) -> Scaling:
@@ -58,6 +59,21 @@ class Model(nn.Module):
         return Scaling(
             *(a.detach().cpu().numpy().copy() for a in (self.mean, self.scale, self.increment_scale))
         )
+
+    def begin(self, spec: Spec, scaling: Scaling) -> None:
+        """Take the scaling of a plant's signals.
+
+        Raises:
+            SpecError: a scaling of other signals.
+        """
+        for buffer, values in (
+            (self.mean, scaling.mean),
+            (self.scale, scaling.scale),
+            (self.increment_scale, scaling.increment_scale),
+        ):
+            if values.shape != buffer.shape:
+                raise SpecError(f"a scaling of {len(values)} values for {len(buffer)} signals")
+            buffer.copy_(torch.from_numpy(values))
 
     def initial_state(self, rows: int) -> Tensor:
         """The state (N, S) of a model that has seen nothing."""
@@ -117,6 +133,16 @@ class Model(nn.Module):
             x = torch.cat((following, y), dim=1)
         return torch.stack(run, dim=1) * scale + mean if run else u.new_zeros(len(z), 0, len(gain))
 
+    def refit_readout(self, z: npt.NDArray[Any]) -> None:
+        """Go from the present weights to those that consecutive samples z (T, F) say, in the readout alone.
+
+        What changed in a plant is most of it linear in h and the newest samples: so it is found in closed
+        form, in no time and from little data, and training begins there. For a family without a direct term,
+        nothing happens.
+        """
+        if isinstance(self.core, Recurrent):
+            self.core.refit_readout(*self._scaled(z))
+
     def fit_readout(self, z: npt.NDArray[Any]) -> None:
         """Start from the linear model of consecutive samples z (T, F) that least squares finds.
 
@@ -125,15 +151,40 @@ class Model(nn.Module):
         follows the plant, and the network learns what the linear one cannot say, instead of both. For a
         family without a direct term, nothing happens.
         """
-        if not isinstance(self.core, Recurrent):
-            return
+        if not isinstance(self.core, WindowRNN):
+            self.core.fit_readout(*self._scaled(z))
+
+    def _scaled(self, z: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Of samples z (T, F): all but the last (T - 1, F), and y's increments after each (T - 1, P)."""
         scaling, z = self.scaling, np.asarray(z, np.float64)
+        x = np.asarray((z[:-1] - scaling.mean) / scaling.scale, np.float64)
         dy = np.diff(z[:, self.n_inputs :], axis=0) / scaling.increment_scale
-        self.core.fit_readout((z[:-1] - scaling.mean) / scaling.scale, dy)
+        return x, dy
+
+    def refit(self, stretches: Sequence[npt.NDArray[Any]], known: bool) -> Iterator[float]:
+        """Find the weights in stretches of samples (T, F), where a family has a way of its own to do so.
+
+        Raises:
+            SpecError: this one has none; it is trained by its gradients.
+        """
+        raise SpecError(f"a {self.family} is trained by gradients")
+
+    def physical(self) -> dict[str, tuple[float, float]]:
+        """Parameters that mean something, by name: value and standard error. A network has none."""
+        return {}
 
     def tensors(self) -> dict[str, npt.NDArray[np.float32]]:
         """All weights and the scaling, as arrays of their own: what a checkpoint keeps."""
         return {name: tensor.cpu().numpy().copy() for name, tensor in self.state_dict().items()}
+
+
+def _core(family: str, features: int, outputs: int, sizes: Sizes) -> Arx | Recurrent | WindowRNN:
+    if family == "arx":
+        return Arx(features, outputs, sizes["taps"])
+    hidden_size, layers = sizes["hidden_size"], sizes["layers"]
+    if family == "window-rnn":
+        return WindowRNN(features, outputs, hidden_size, layers, sizes["window"])
+    return Recurrent(family, features, outputs, hidden_size, layers, sizes["taps"])
 
 
 def new_model(
@@ -147,25 +198,39 @@ def new_model(
     window: int = 1,
     seed: int = 0,
 ) -> Model:
-    """An untrained model for a plant: it predicts that y stays as it is.
+    """An untrained model for a plant: a network predicts that y stays as it is, physics knows some motor.
 
     `window` is the L of the window-rnn family, `taps` the newest samples that the direct term of the others
     sees.
 
     Raises:
-        SpecError: an unknown family, a size out of range, or a scaling of other signals than the spec's.
+        SpecError: an unknown family, a size out of range, or a scaling of other signals than the spec's; for
+        physics and hybrid,
+            a plant that is no DC motor.
     """
+    if family in PHYSICAL:
+        motor_columns(spec)
     sizes = sizes_of(family, len(spec.inputs), len(spec.outputs), hidden_size, layers, taps, window)
-    model = Model(family, sizes, seed)
-    for buffer, values in (
-        (model.mean, scaling.mean),
-        (model.scale, scaling.scale),
-        (model.increment_scale, scaling.increment_scale),
-    ):
-        if values.shape != buffer.shape:
-            raise SpecError(f"a scaling of {len(values)} values for {len(buffer)} signals")
-        buffer.copy_(torch.from_numpy(values))
+    model = build(family, sizes, seed)
+    model.begin(spec, scaling)
     return model
+
+
+def build(family: str, sizes: Sizes, seed: int = 0) -> Model:
+    """A model of a family, whose tensors are still to be filled in.
+
+    Raises:
+        SpecError: sizes that are no model's.
+    """
+    if family == "physics":
+        from twin.models.physics import Physics  # which is a Model
+
+        return Physics(sizes)
+    if family == "hybrid":
+        from twin.models.hybrid import Hybrid
+
+        return Hybrid(sizes, seed)
+    return Model(family, sizes, seed)
 
 
 def open_model(checkpoint: Checkpoint) -> Model:
@@ -175,6 +240,6 @@ def open_model(checkpoint: Checkpoint) -> Model:
         CheckpointError: tensors that are not those of its family and sizes, or not finite.
     """
     check(checkpoint)
-    model = Model(checkpoint.family, checkpoint.sizes)
+    model = build(checkpoint.family, checkpoint.sizes)
     model.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in checkpoint.tensors.items()})
     return model

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from twin.models.arx import least_squares
 from twin.models.through_time import ThroughTime, serves
 
 _NETS: Final[dict[str, type[nn.RNN | nn.GRU | nn.LSTM]]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
@@ -117,18 +118,32 @@ class Recurrent(nn.Module):
         return step
 
     @torch.no_grad()
-    def fit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
-        """Set D and d by ridge least squares from x (T, F) to dy (T, P), and C to zero.
+    def refit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
+        """Move C, D and d to what consecutive x (T, F) and dy (T, P) say, the hidden state left as it is.
 
-        The ridge is small (1e-6 of a unit variance): it only chooses among equals where a feature does not
-        vary or two are the same.
+        Least squares for the rest that the present weights leave, with a ridge: directions that hardly occur
+        in these samples (a millionth of a unit variance) stay as they were.
         """
-        direct = np.lib.stride_tricks.sliding_window_view(x, self.taps, axis=0)  # (T - n + 1, F, n)
-        a = np.hstack((direct.transpose(0, 2, 1).reshape(len(direct), -1), np.ones((len(direct), 1))))
+        hidden = (
+            self.net(torch.from_numpy(x[None].astype(np.float32)))[0][0, self.taps - 1 :].double().numpy()
+        )
+        direct = np.lib.stride_tricks.sliding_window_view(x, self.taps, axis=0).transpose(0, 2, 1)
+        a = np.hstack((hidden, direct.reshape(len(direct), -1), np.ones((len(direct), 1))))
+        weight, bias, size = self.readout.weight, self.readout.bias, self.net.hidden_size
+        unit = np.ones(a.shape[1])
+        unit[size:-1] = self.taps  # the weights are those of the samples over n
+        present = np.hstack((weight.double().numpy(), bias.double().numpy()[:, None])) / unit
+        a, rest = a[self.taps :], (dy[self.taps - 1 :] - a @ present.T)[self.taps :]
         ridge = 1e-6 * len(a) * np.eye(a.shape[1])
-        ridge[-1, -1] = 0.0  # the offset d is not shrunk
-        moment = a.T @ dy[self.taps - 1 :]
-        solution: npt.NDArray[Any] = np.linalg.lstsq(a.T @ a + ridge, moment, rcond=None)[0]  # (n F + 1, P)
+        ridge[-1, -1] = 0.0  # the offset d is not held
+        found = (present + np.linalg.lstsq(a.T @ a + ridge, a.T @ rest, rcond=None)[0].T) * unit
+        weight.copy_(torch.from_numpy(found[:, :-1]))
+        bias.copy_(torch.from_numpy(found[:, -1]))
+
+    @torch.no_grad()
+    def fit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
+        """Set D and d by least squares from x (T, F) to dy (T, P), and C to zero."""
+        direct, offset = least_squares(x, dy, self.taps)
         self.readout.weight.zero_()
-        self.readout.weight[:, self.net.hidden_size :] = torch.from_numpy(self.taps * solution[:-1].T)
-        self.readout.bias.copy_(torch.from_numpy(solution[-1]))
+        self.readout.weight[:, self.net.hidden_size :] = torch.from_numpy(direct)
+        self.readout.bias.copy_(torch.from_numpy(offset))

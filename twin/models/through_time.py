@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from twin.kernels.differentiable import CELLS
 from twin.kernels.through_time import backward_pass, forward_pass
-from twin.kernels.vectors import padded
+from twin.kernels.vectors import LANES, padded
 
 Array = npt.NDArray[Any]
 
@@ -90,7 +90,7 @@ class ThroughTime(torch.autograd.Function):
         run_gain = _gain(gain, out)
         forward_pass(family)(gain is not None, samples, states[0], states[-1], gates, out, *packed, run_gain)
         ctx.save_for_backward(*weights)
-        ctx.sizes, ctx.gain, ctx.block = sizes, gain, block
+        ctx.sizes, ctx.gain, ctx.block, ctx.packed = sizes, gain, block, packed
         answers = torch.from_numpy(np.ascontiguousarray(out[..., :rows].transpose(2, 0, 1)))
         return answers, _gather(rows, *(a[:, -1] for a in states), samples[sizes.steps :])
 
@@ -105,15 +105,17 @@ class ThroughTime(torch.autograd.Function):
         out[..., :rows] = d_answers.numpy().transpose(1, 2, 0)
         carried = [dh, dc][: len(states)]
         _scatter(d_state.numpy().T, rows, *carried, dx[sizes.steps :])
-        weights = _packed(sizes, ctx.saved_tensors)
-        first, above, w_h, _, readout, direct, _ = weights
+        _ = ctx.saved_tensors  # where weights were changed meanwhile, torch says so
+        first, above, w_h, _, readout, direct, _ = ctx.packed
         transposed = (np.ascontiguousarray(w.swapaxes(-1, -2)) for w in (first, above, w_h, readout, direct))
         arrays = (*block.arrays, samples, states[0], states[-1], gates, *transposed, _gain(ctx.gain, out))
-        backward_pass(sizes.family)(ctx.gain is not None, *arrays)
+        others[-1][:] = 1.0
+        free = ctx.gain is not None
+        backward_pass(sizes.family)(free, free or any(ctx.needs_input_grad[2:4]), *arrays)
         d_x = None
         if ctx.needs_input_grad[2]:
             d_x = torch.from_numpy(np.ascontiguousarray(dx[taps - 1 :, :, :rows].transpose(2, 0, 1)))
-        gradients = (torch.from_numpy(a) for a in _unpacked(sizes, out, others))
+        gradients = (torch.from_numpy(a) for a in _unpacked(sizes, others))
         return None, None, d_x, _gather(rows, *carried, dx[: taps - 1]), None, *gradients
 
 
@@ -125,6 +127,7 @@ class _Sizes:
         self.rows, self.steps, self.features = x.shape
         self.outputs, self.hidden, self.layers = len(weights[1]), weights[3].shape[1], len(weights) // 4
         self.columns, self.length = padded(self.rows), taps - 1 + self.steps
+        self.lanes = 4 * LANES // x.element_size()
         self.blocks, self.feeds = CELLS[family].blocks * self.hidden, CELLS[family].gates * self.hidden
 
     def kept(self) -> list[tuple[int, ...]]:
@@ -142,21 +145,22 @@ class _Sizes:
     def gradients(self) -> list[tuple[int, ...]]:
         """All that the pass back writes, in its order."""
         layers, hidden, columns, feeds = self.layers, self.hidden, self.columns, self.feeds
-        wide, wide_x = padded(hidden), padded(self.features)
+        wide, lanes = padded(hidden), self.lanes
         return [
             (self.steps, self.outputs, columns),
             (layers, hidden, columns),
             (layers, hidden, columns),
             (self.length, self.features, columns),
-            (feeds, wide_x),
+            (feeds, self.features * lanes),
             (layers - 1, feeds, wide),
             (layers, feeds, wide),
-            (layers, self.blocks, columns),
+            (layers, self.blocks, lanes),
             (self.outputs, wide),
-            (self.taps, self.outputs, wide_x),
+            (self.outputs, self.taps * self.features * lanes),
+            (self.outputs, lanes),
             (self.blocks, columns),
-            (self.length, columns, wide_x),
             (layers, columns, wide),
+            (1, columns),
         ]
 
 
@@ -198,16 +202,18 @@ def _packed(sizes: _Sizes, weights: Sequence[Tensor]) -> list[Array]:
     return [np.ascontiguousarray(w_x[0]), above, np.stack(w_h), np.stack(biases), of_h, direct, offset]
 
 
-def _unpacked(sizes: _Sizes, d_dy: Array, packed: Sequence[Array]) -> list[Array]:
+def _unpacked(sizes: _Sizes, packed: Sequence[Array]) -> list[Array]:
     """The gradients of torch's weights from those of the packed ones, whose memory is not theirs to keep."""
-    first, above, of_h, bias, readout, direct = packed[:6]
-    hidden, features = sizes.hidden, sizes.features
-    of_taps = direct[..., :features].transpose(1, 0, 2).reshape(sizes.outputs, -1) / direct.dtype.type(
-        sizes.taps
+    first, above, of_h, bias, readout, direct, offset = packed[:7]
+    hidden, ones = sizes.hidden, np.ones(sizes.lanes, first.dtype)
+    # a product with ones is a sum, and several times as fast
+    of_first, of_bias, of_taps, of_offset = (
+        a.reshape(*a.shape[:-1], -1, sizes.lanes) @ ones for a in (first, bias, direct, offset)
     )
-    gradients = [np.concatenate((readout[:, :hidden], of_taps), 1), d_dy.sum((0, 2))]
-    for layer, b in enumerate(bias.sum(2)):
-        w_x = above[layer - 1, :, :hidden] if layer else first[:, :features]
+    of_taps /= direct.dtype.type(sizes.taps)
+    gradients = [np.concatenate((readout[:, :hidden], of_taps), 1), of_offset[:, 0]]
+    for layer, b in enumerate(of_bias[..., 0]):
+        w_x = above[layer - 1, :, :hidden] if layer else of_first
         b_x = b_h = b
         if sizes.family == "gru":
             w_x, b_x, b_h = _n_last(w_x, hidden), _n_last(b[:-hidden], hidden), b[hidden:]

@@ -1,8 +1,10 @@
-"""`twin forecast`: listen for one window, then look ahead."""
+"""`twin forecast`: ask the running twin to look ahead; where there is none, listen for one window and do
+it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,52 +13,122 @@ from rich.markup import escape
 from rich.table import Table
 
 from twin import service
+from twin.bus import Subscriber, ask
 from twin.checkpoint import newest
 from twin.config import Config
 from twin.dashboard import sparkline
-from twin.errors import BusError, CheckpointError, SpecError
-from twin.messages import Sample, Spec
+from twin.errors import BusError, CheckpointError, MessageError, SpecError
+from twin.messages import MAX_STEPS, Message, Reply, Request, Sample, Scenario, Spec
 from twin.twin import Twin
 
 SILENCE: Final = 5.0  # s without a sample after which there is nothing to forecast
+PATIENCE: Final = 2.0  # s for a twin to reply
 ROWS: Final = 10  # of the table
 
 
-def ahead(config: Config, signals: Mapping[str, Callable[[float], float]], horizon: float) -> dict[str, Any]:
-    """What the plant would do over `horizon` s under `signals`, functions of the time from now, by input.
+Signals = Mapping[str, Callable[[float], float]]
 
-    An input without a signal stays as it is; "" names the only input there is.
+
+def ahead(config: Config, signals: Sequence[Signals], horizon: float) -> dict[str, Any]:
+    """What the plant would do over `horizon` s under each of the scenarios: signals, functions of the time
+    from now, by input.
+
+    An input without a signal stays as it is; "" names the only input there is. A twin that runs is asked,
+    unless the directory of another model is named.
 
     Raises:
         BusError: no plant is heard.
         CheckpointError: there is no model yet.
         SpecError: an input that the plant does not have.
+        MessageError: the twin has no forecast, and says why.
     """
-    directory = service.running_dir(config)
-    twin, last, model = None, None, 0
-    silence = SILENCE
     with service.subscriber(config, ["plant"], Spec, Sample) as stream:
-        while twin is None or last is None or not twin.window.full:
-            message = stream.recv(silence)
-            if message is None:
-                raise BusError(
-                    f"no samples at {config.bus.endpoint('plant')}; is a plant running, is --source right?"
-                )
-            if isinstance(message, Spec) and twin is None:
-                silence = max(SILENCE, 3 * message.dt)
-                twin, model = follower(config, message, directory)
-            elif isinstance(message, Sample) and twin is not None and twin.step(message) is not None:
-                last = message
-    spec = twin.spec
-    u = future(spec, last, signals, max(1, round(horizon / spec.dt)))
-    y = twin.forecast(u)
-    return {
-        "t": (last.t + spec.dt * np.arange(2, len(u) + 2)).tolist(),
-        "y": {name: y[:, i].tolist() for i, name in enumerate(spec.outputs)},
-        "u": {name: u[:, i].tolist() for i, name in enumerate(spec.inputs)},
-        "model": model,
+        spec = await_spec(config, stream)
+        if not horizon / spec.dt <= MAX_STEPS / len(signals):
+            most = MAX_STEPS / len(signals) * spec.dt
+            raise SpecError(f"--horizon {horizon:g} s: at most {most:g} s at this sample time")
+        steps = max(1, round(horizon / spec.dt))
+        if not config.twin.run_dir:
+            columns = [values_of(spec, scenario, steps) for scenario in signals]
+            if (reply := asked(config, Request(steps=steps, scenarios=columns))) is not None:
+                return told(spec, reply, columns, steps)
+        twin, last, model = warmed(config, spec, stream)
+    columns = [values_of(spec, scenario, steps) for scenario in signals]
+    u = np.array(
+        [
+            [held(last.u[name], columns[s].get(name), steps) for name in spec.inputs]
+            for s in range(len(signals))
+        ]
+    )
+    y = twin.forecast(u.transpose(0, 2, 1)).y
+    scenarios = [Scenario(y={name: run[:, i].tolist() for i, name in enumerate(spec.outputs)}) for run in y]
+    reply = Reply(t=last.t + 2 * spec.dt, dt=spec.dt, model=model, u=last.u, scenarios=scenarios)
+    return told(spec, reply, columns, steps) | {"by": "the model on disk, left as it is"}
+
+
+def await_spec(config: Config, stream: Subscriber[Message]) -> Spec:
+    """The plant's Spec.
+
+    Raises:
+        BusError: it is not heard.
+    """
+    deadline = time.monotonic() + SILENCE
+    while time.monotonic() < deadline:
+        if isinstance(message := stream.recv(SILENCE), Spec):
+            return message
+    raise BusError(f"no samples at {config.bus.endpoint('plant')}; is a plant running, is --source right?")
+
+
+def asked(config: Config, request: Request) -> Reply | None:
+    """What the running twin replies; None where there is none.
+
+    Raises:
+        MessageError: it has no forecast, and says why.
+    """
+    endpoint = config.bus.endpoint("forecast")
+    if endpoint.startswith("ipc://") and not Path(endpoint.removeprefix("ipc://")).exists():
+        return None
+    reply = ask(endpoint, request, PATIENCE)
+    if reply is not None and reply.error:
+        raise MessageError(f"the twin at {endpoint}: {reply.error}")
+    return reply
+
+
+def warmed(config: Config, spec: Spec, stream: Subscriber[Message]) -> tuple[Twin, Sample, int]:
+    """A twin of the newest model that has followed one window, the last sample, and the model's number."""
+    twin, model = follower(config, spec, service.running_dir(config))
+    last, silence = None, max(SILENCE, 3 * spec.dt)
+    while last is None or not twin.window.full:
+        message = stream.recv(silence)
+        if message is None:
+            raise BusError(f"the plant at {config.bus.endpoint('plant')} went silent; is it still running?")
+        if isinstance(message, Sample) and twin.step(message) is not None:
+            last = message
+    return twin, last, model
+
+
+def told(spec: Spec, reply: Reply, columns: Sequence[dict[str, list[float]]], steps: int) -> dict[str, Any]:
+    """A reply as plain data: one scenario flat, more of them in a list."""
+    head = {
+        "t": (reply.t + reply.dt * np.arange(steps)).tolist(),
+        "model": reply.model,
         "units": dict(spec.units),
     }
+    each = []
+    for asked_for, scenario in zip(columns, reply.scenarios, strict=True):
+        u = {name: held(reply.u[name], asked_for.get(name), steps) for name in spec.inputs}
+        found: dict[str, Any] = {"u": u, "y": scenario.y}
+        if isinstance(scenario.low, dict) and isinstance(scenario.high, dict):
+            found |= {"low": scenario.low, "high": scenario.high}
+        each.append(found)
+    return head | (each[0] if len(each) == 1 else {"scenarios": each})
+
+
+def held(value: float, values: list[float] | None, steps: int) -> list[float]:
+    """The values of an input to come: as asked for, or as it is."""
+    if values is None:
+        return [value] * steps
+    return values if len(values) == steps else values * steps
 
 
 def follower(config: Config, spec: Spec, directory: Path) -> tuple[Twin, int]:
@@ -74,10 +146,12 @@ def follower(config: Config, spec: Spec, directory: Path) -> tuple[Twin, int]:
     return twin, checkpoint.number
 
 
-def future(
-    spec: Spec, last: Sample, signals: Mapping[str, Callable[[float], float]], steps: int
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The inputs to come, (T, U)."""
+def values_of(spec: Spec, signals: Signals, steps: int) -> dict[str, list[float]]:
+    """The values to come of the inputs that have a signal.
+
+    Raises:
+        SpecError: an input that the plant does not have.
+    """
     by_name = dict(signals)
     if "" in by_name:
         if len(spec.inputs) != 1:
@@ -88,31 +162,40 @@ def future(
     unknown = [name for name in by_name if name not in spec.inputs]
     if unknown:
         raise SpecError(f"no input is called {', '.join(unknown)}; the plant has {', '.join(spec.inputs)}")
-    t = spec.dt * np.arange(steps)
-    columns = [
-        [by_name[name](float(instant)) for instant in t] if name in by_name else np.full(steps, last.u[name])
-        for name in spec.inputs
-    ]
-    return np.array(columns, np.float64).T
+    return {name: [float(by_name[name](spec.dt * k)) for k in range(steps)] for name in by_name}
 
 
-def table(result: dict[str, Any]) -> Table:
-    """A forecast for people: a sparkline and some rows of numbers."""
+def tables(result: dict[str, Any]) -> list[Table]:
+    """A forecast for people, scenario by scenario: sparklines and some rows of numbers."""
+    scenarios = result.get("scenarios") or [result]
+    several = len(scenarios) > 1
+    return [table(result, s, f", scenario {i}" if several else "") for i, s in enumerate(scenarios, 1)]
+
+
+def table(result: dict[str, Any], scenario: dict[str, Any], which: str) -> Table:
+    """One scenario of it."""
     t = np.array(result["t"])
     rows = np.unique(np.linspace(0, len(t) - 1, min(ROWS, len(t))).astype(int))
     curves = [
         sparkline(np.array(y)[np.linspace(0, len(t) - 1, min(40, len(t))).astype(int)].tolist())
-        for y in result["y"].values()
+        for y in scenario["y"].values()
     ]
     view = Table(
-        title=f"forecast by model {result['model']}",
-        caption="  ".join(map(" ".join, zip(result["y"], curves, strict=True))),
+        title=f"forecast by model {result['model']}{', ' + result['by'] if 'by' in result else ''}{which}",
+        caption="  ".join(map(" ".join, zip(scenario["y"], curves, strict=True))),
     )
     view.add_column(escape("in [s]"), justify="right")
-    for name in [*result["u"], *result["y"]]:
+    low, high = scenario.get("low", {}), scenario.get("high", {})
+    for name in [*scenario["u"], *scenario["y"]]:
         unit = result["units"].get(name, "")
         view.add_column(escape(f"{name} [{unit}]" if unit else name), justify="right")
+        if name in low:
+            view.add_column("90 % within", justify="right")
     for row in rows:
-        cells = [f"{values[row]:.4g}" for values in [*result["u"].values(), *result["y"].values()]]
+        cells = [f"{values[row]:.4g}" for values in scenario["u"].values()]
+        for name, values in scenario["y"].items():
+            cells.append(f"{values[row]:.4g}")
+            if name in low:
+                cells.append(f"{low[name][row]:.4g} to {high[name][row]:.4g}")
         view.add_row(f"{t[row] - t[0] + (t[1] - t[0] if len(t) > 1 else 0):.3f}", *cells)
     return view

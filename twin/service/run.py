@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 
 from twin import service
-from twin.address import PUBLISHERS, runtime_dir
+from twin.address import ENDPOINTS, runtime_dir
 from twin.bus import Publisher, Subscriber
 from twin.config import Config
 from twin.dashboard import Dashboard
@@ -56,7 +56,8 @@ def children(config: Config, directory: Path, *, everything: bool) -> list[Child
     """The processes of a source; without `everything` the monitor alone."""
     settings = config.model_dump(mode="json")
     settings["twin"]["run_dir"] = str(directory)
-    file = directory / ("config.json" if everything else f"watch-{os.getpid()}.json")
+    name = f"config-{config.bus.source}" if everything else f"watch-{os.getpid()}"
+    file = directory / f"{name}.json"
     file.write_text(json.dumps(settings, indent=2) + "\n")
 
     def child(name: str, command: str, listeners: int) -> Child:
@@ -77,14 +78,14 @@ def run(config: Config) -> None:
     Raises:
         TwinError: a process could not start, or died again and again.
     """
-    for who in PUBLISHERS:  # what another run of this source holds shows before it is disturbed
+    for who in ENDPOINTS:  # what another run of this source holds shows before it is disturbed
         _vacate(config, who)
     _clear_report(config)
     directory = new_run_dir(config)
     link = runtime_dir(config.bus.source) / "run"
     with ExitStack() as stack:
         supervisor = Supervisor(children(config, directory, everything=True))
-        stack.callback(_sweep, config, *PUBLISHERS)
+        stack.callback(_sweep, config, *ENDPOINTS)
         stack.callback(supervisor.stop)
         link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
@@ -215,7 +216,9 @@ def summary(report: dict[str, Any]) -> str:
     latency = report["latency_us"]
     lines = [
         f"samples {report['samples']:,}  predictions {report['predictions']:,}  lost {report['lost']}  "
-        f"gaps {report['gaps']}  overruns {report['overruns']}  swaps {report['swaps']}",
+        f"unanswered {report['unanswered']}  "
+        f"gaps {report['gaps']}  overruns {report['overruns']}  swaps {report['swaps']}  "
+        f"alarms {report['alarms']}",
         f"latency p50 {latency['p50']:.0f} µs  p99 {latency['p99']:.0f} µs  worst {latency['max']:.0f} µs",
     ]
     for name, figures in report["one_step"].items():
@@ -223,8 +226,14 @@ def summary(report: dict[str, Any]) -> str:
         ahead = (
             f"free run over {report['free_run']['horizon_s']:g} s: fit {fit:.1f} %" if fit is not None else ""
         )
+        ratio = f"{figures['ratio']:.3f} × the floor, " if "ratio" in figures else ""
+        inside = (
+            f", {100 * figures['coverage']:.1f} % within intervals {figures['width']:.3g} wide"
+            if "coverage" in figures
+            else ""
+        )
         lines.append(
-            f"{name}: error {figures['rmse']:.4g}, persistence {figures['persistence_rmse']:.4g}, "
-            f"skill {100 * figures['skill']:.1f} %  {ahead}"
+            f"{name}: {ratio}error {figures['rmse']:.4g}, persistence {figures['persistence_rmse']:.4g}, "
+            f"skill {100 * figures['skill']:.1f} %{inside}  {ahead}"
         )
     return "\n".join(lines)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from twin import service
+from twin.asked import asked_sizes
 from twin.bus import Publisher, Subscriber
-from twin.checkpoint import newest, numbers, save
+from twin.checkpoint import newest, numbers, prune, save
 from twin.config import Config
 from twin.errors import SpecError, TwinError
 from twin.messages import Message, Sample, Spec
-from twin.models.model import Model
+from twin.models import PHYSICAL
+from twin.models.model import Model, new_model
+from twin.models.scaling import Scaling
 from twin.realtime import give_way
-from twin.trainer import Trainer, asked_sizes
+from twin.trainer import Trainer
 
 
 def train(config: Config) -> None:
@@ -25,7 +29,6 @@ def train(config: Config) -> None:
         CheckpointError: the run directory holds models of another plant.
         SpecError: the plant changes its signals.
     """
-    give_way()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     stop = service.Stop()
@@ -40,8 +43,10 @@ def train(config: Config) -> None:
         incumbent, refused = newest(directory, spec)
         for error in refused:
             publisher.event("refused", str(error)[:1000])
-        trainer = Trainer(spec, config.trainer, config.twin.window, incumbent)
+        adapt = config.twin.adapt and config.twin.backend == "compiled"
+        trainer = Trainer(spec, config.trainer, config.twin.window, incumbent, adapt)
         rehearse(trainer)
+        give_way()  # not before: a machine that is busy would never let it begin
         trainer.taken = max(numbers(directory), default=0)  # a damaged one keeps its number
         heard = time.monotonic()
         while not stop:
@@ -64,6 +69,12 @@ def train(config: Config) -> None:
 
 def rehearse(trainer: Trainer) -> None:
     """What the first refit would wait seconds for: compiling its passes, torch's import of an optimiser."""
+    if trainer.config.model in PHYSICAL:
+        z = np.random.default_rng(0).normal(size=(2_000, len(trainer.spec.features)))
+        model = new_model(trainer.config.model, trainer.spec, Scaling.of(z, len(trainer.spec.outputs)))
+        for _ in model.refit([z], known=False):
+            pass
+        return
     model = Model(trainer.config.model, asked_sizes(trainer.spec, trainer.config))
     torch.optim.Adam(model.parameters(), fused=True)
     y, _ = model(torch.zeros(1, 2, len(trainer.spec.features)), model.initial_state(1))
@@ -92,9 +103,9 @@ def turn(
     """Gate, refit, gate, checkpoint; each decision an event with its figures."""
     verdict = trainer.enough()
     if not verdict.passed:
-        publisher.event("waiting", verdict.text, **verdict.figures)
+        publisher.event("waiting", verdict.text, trainer.t, **verdict.figures)
         return
-    publisher.event("refit", verdict.text, **verdict.figures)
+    publisher.event("refit", verdict.text, trainer.t, **verdict.figures)
     begun = time.monotonic()
     for _ in trainer.refit():
         # a stream that no clock drives waits for us; another goes on, and is kept up with
@@ -105,6 +116,11 @@ def turn(
     took = time.monotonic() - begun
     verdict = trainer.accept()
     if verdict.passed:
-        save(directory, trainer.checkpoint(verdict))
+        try:
+            save(directory, trainer.checkpoint(verdict))
+        except TwinError:
+            trainer.take_back()  # a model that is nowhere must not be the parent of others
+            raise
+        prune(directory, {trainer.number, trainer.parent})
     name = "accepted" if verdict.passed else "kept"
-    publisher.event(name, verdict.text, refit_s=took, model=trainer.number, **verdict.figures)
+    publisher.event(name, verdict.text, trainer.t, refit_s=took, model=trainer.number, **verdict.figures)

@@ -8,18 +8,21 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 from twin import service
-from twin.bus import Publisher, Subscriber
+from twin.bus import Answerer, Publisher, Subscriber
+from twin.changes import Changes, as_message
 from twin.checkpoint import Checkpoint, load, newest, numbers, path_of
 from twin.config import Config, TwinConfig
 from twin.errors import CheckpointError
 from twin.messages import Message, Prediction, Sample, Spec
 from twin.predictor import Predictor, load_backend, open_predictor
 from twin.realtime import become_realtime, collect, keep_forever, stay_ordinary
+from twin.service.forecaster import Forecaster
 from twin.twin import Twin
 
 STALE_PERIODS: Final = 10
@@ -105,28 +108,39 @@ def predict(config: Config) -> None:
         for text in become_realtime():
             service.say(text)
     stop = service.Stop()  # a signal during the imports ends the process at once
-    with service.publisher(config, "twin", stop) as publisher:
+    with (
+        service.publisher(config, "twin", stop) as publisher,
+        closing(Answerer(config.bus.endpoint("forecast"))) as answerer,
+    ):
         publisher.wait_for(Prediction, config.bus.await_subscribers, service.PATIENCE)
         with service.subscriber(config, ["plant"], Spec, Sample) as stream:
             spec = service.await_spec(config, stream, stop)
             while spec is not None:
-                spec = follow(config, spec, stream, publisher, stop)
+                spec = follow(config, spec, stream, publisher, answerer, stop)
 
 
 def follow(
-    config: Config, spec: Spec, stream: Subscriber[Message], publisher: Publisher, stop: service.Stop
+    config: Config,
+    spec: Spec,
+    stream: Subscriber[Message],
+    publisher: Publisher,
+    answerer: Answerer,
+    stop: service.Stop,
 ) -> Spec | None:
     """Answer the samples of one Spec; the next Spec when the plant changes it, None at the end."""
-    twin = Twin(spec, window=config.twin.window, backend=config.twin.backend)
+    twin = Twin(spec, window=config.twin.window, backend=config.twin.backend, adapt=config.twin.adapt)
     loader = Loader(service.run_dir(config), spec, config.twin)
     if (found := loader.first()) is not None:
         twin.refresh(*found)
         twin.catch_up()  # there is nothing to catch up with: it answers from the first sample on
     if not config.bus.unpaced:
         loader.start()
+    forecaster = Forecaster(answerer, spec)
+    forecaster.start()
     patience = max(STALE_PERIODS * spec.dt, STALE_FLOOR)
     now = heard = reported = time.monotonic()
-    t, stale = 0.0, False
+    t, told, stale = 0.0, 0.0, False
+    changes = Changes()
     try:
         while not stop:
             message = stream.recv(min(patience, 0.1))
@@ -137,33 +151,50 @@ def follow(
                     prediction = twin.step(message, received_ns)
                     if prediction is not None:
                         publisher.send(prediction)
+                    while twin.alarms:
+                        alarm = twin.alarms.popleft()
+                        publisher.event(
+                            "calm" if alarm.over else "alarm", alarm.text, alarm.t, **alarm.figures
+                        )
                     t, heard, stale = message.t, now, False
                     if config.bus.unpaced and message.seq % LOOK_EVERY == 0:
                         loader.look()  # the stream waits: a model is taken up where it was made
-                    look_after_models(twin, loader, stream, publisher, t)
+                    look_after_models(twin, loader, forecaster, stream, publisher, t)
                 case Spec() if not message.same_signals(spec):
                     publisher.event("spec", "the plant now publishes other signals", t)
                     return message
                 case None if not stale and twin.status != "waiting" and now - heard > patience:
                     stale = True
                     publisher.event("stale", f"no sample for {patience:g} s", t)
-                    report(twin, stream, publisher, t)
+                    report(twin, forecaster, stream, publisher, t)
                 case None if now - heard > service.deaf_after(spec):
                     heard = now
                     stream.reconnect()
+            # a second of the stream's time where no clock drives it, of ours otherwise
+            told = min(told, t) if config.bus.unpaced else told  # it may begin anew
+            if (t if config.bus.unpaced else now) - told > service.REPORT_PERIOD:
+                told = t if config.bus.unpaced else now
+                tell(twin, changes, publisher, t)
+            forecaster.serve(twin)
             if now - reported > service.REPORT_PERIOD:
                 reported = now
-                report(twin, stream, publisher, t)
+                report(twin, forecaster, stream, publisher, t)
                 if config.twin.realtime:
                     collect()
         return None
     finally:
-        report(twin, stream, publisher, t)
+        report(twin, forecaster, stream, publisher, t)
         loader.stop()
+        forecaster.stop()
 
 
 def look_after_models(
-    twin: Twin, loader: Loader, stream: Subscriber[Message], publisher: Publisher, t: float
+    twin: Twin,
+    loader: Loader,
+    forecaster: Forecaster,
+    stream: Subscriber[Message],
+    publisher: Publisher,
+    t: float,
 ) -> None:
     """Begin to take up what the loader has opened, and go on with it by a portion."""
     if twin.spare is None and not loader.ready.empty():
@@ -176,11 +207,23 @@ def look_after_models(
             publisher.event("refused", str(error)[:1000], t)
     if twin.catch_up():
         publisher.event("swap", f"model {twin.model} answers", t, model=twin.model)
-        report(twin, stream, publisher, t)
+        report(twin, forecaster, stream, publisher, t)
 
 
-def report(twin: Twin, stream: Subscriber[Message], publisher: Publisher, t: float) -> None:
+def tell(twin: Twin, changes: Changes, publisher: Publisher, t: float) -> None:
+    """Publish the parameters of a motor, and which of them have changed."""
+    estimates = twin.active.parameters if twin.active else {}
+    if estimates:
+        publisher.send(as_message(estimates, t, changes.looks))
+        for text, figures in () if twin.watch.ringing else changes.look(estimates):
+            publisher.event("changed", text, t, **figures)
+
+
+def report(
+    twin: Twin, forecaster: Forecaster, stream: Subscriber[Message], publisher: Publisher, t: float
+) -> None:
     """Publish the twin's counters."""
     counters = {name: float(value) for name, value in asdict(twin.counters).items()}
     counters["rejected"] += stream.rejected
+    counters |= {"forecasts": float(forecaster.answered), "forecasts_refused": float(forecaster.refused)}
     publisher.event("counters", twin.status, t, **counters)

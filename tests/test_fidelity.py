@@ -1,0 +1,168 @@
+"""How true a twin is: the live driver, the linear rivals, and the parts of the benchmark."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from rich.console import Console
+
+from benchmarks import fidelity, fidelity_growth, fidelity_stream
+from benchmarks.fidelity_stream import longest, running, since_when
+from benchmarks.kalman import floor_errors, floor_free_runs, floor_of
+from benchmarks.linear_models import ARX, Subspace
+from benchmarks.live import Live, alone
+from benchmarks.quick_motor import quick
+from simulators import motor
+from twin.config import TrainerConfig, TwinConfig
+from twin.metrics import fit_percent, rmse
+
+DT = 1e-3
+SMALL = TrainerConfig(model="gru", hidden_size=4, steps=4, horizon=20, period=0.5)
+
+
+# -- the live driver ---------------------------------------------------------------------------------
+
+
+def test_a_stream_is_answered_learned_from_and_foreseen() -> None:
+    plant = motor()
+    z = quick(plant, 4000).z
+    live = Live(plant.spec(DT), SMALL, TwinConfig(window=40, adapt=False))
+    errors = np.concatenate([live.run(z[:2500]), live.run(z[2500:], free_runs=[3000, 3500], horizon=200)])
+    assert np.isnan(errors[0]).all() and np.isfinite(errors[1:]).all()
+    assert errors[1:100] == pytest.approx(np.diff(z[:100, 1:], axis=0))  # persistence at first
+    assert live.twin.model == live.checkpoints[-1].number
+    assert (rmse(errors[-1000:]) < (0.2, 0.6) * rmse(np.diff(z[-1000:, 1:], axis=0))).all()
+    assert set(live.free_runs) == {3000, 3500}
+    for start, run in live.free_runs.items():
+        assert (rmse(z[start : start + 200, 1:] - run) < 0.5 * z[:, 1:].std(axis=0)).all()
+
+
+def test_a_refit_takes_the_streams_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that takes 0.1 s is answered a hundred samples later, by the model of before."""
+    clock = iter(0.1 * k for k in range(10_000))
+    monkeypatch.setattr("benchmarks.live.time.thread_time", lambda: next(clock))
+    plant = motor()
+    live = Live(plant.spec(DT), SMALL.model_copy(update={"steps": 4}), TwinConfig(window=40, adapt=False))
+    live.run(quick(plant, 1200).z)
+    assert live.refits[0]["at"] == pytest.approx(0.5 + 0.1 * 2, abs=0.11)  # one step, and the gate
+    assert len(live.refits) <= 3
+
+
+def test_it_goes_on_from_a_checkpoint_and_what_it_recalls() -> None:
+    plant = motor()
+    z = quick(plant, 5000).z
+    live = Live(plant.spec(DT), SMALL, TwinConfig(window=40, adapt=False))
+    live.run(z[:4000])
+    checkpoint = live.checkpoints[-1]
+    again = Live(plant.spec(DT), SMALL, TwinConfig(window=40, adapt=False), checkpoint)
+    again.recall(z[:4000])
+    assert again.trainer.history.count == 4000
+    errors = again.run(z[4000:4100])  # before its first refit
+    assert errors == pytest.approx(alone(checkpoint, z)[4000:4100], rel=1e-3, abs=1e-3)
+
+
+# -- the floor, and the linear rivals ------------------------------------------------------------------
+
+
+def test_an_observer_that_knows_the_motor_foresees_what_its_load_lets_it() -> None:
+    plant = motor()
+    z = quick(plant, 20_000).z
+    starts = range(2000, 19_000, 500)
+    runs = floor_free_runs(floor_of(plant, DT), z, starts, 1000)
+    first = np.array([z[start, 1:] - run[0] for start, run in runs.items()])
+    assert first == pytest.approx(floor_errors(floor_of(plant, DT), z)[starts])
+    short, long = (
+        fit_percent(
+            np.concatenate([z[start : start + n, 1:] for start in starts]),
+            np.concatenate([run[:n] for run in runs.values()]),
+        )
+        for n in (100, 1000)
+    )
+    assert (short > 97).all() and (long > 85).all() and (long < short).all()
+
+
+def linear_stream(count: int) -> NDArray[np.float64]:
+    """Samples (T, 3) of a known system of second order in innovations form, with an offset."""
+    rng = np.random.default_rng(5)
+    a, b = np.array([[0.9, 0.2], [-0.1, 0.8]]), np.array([0.5, 1.0])
+    k = np.array([[0.3, 0.1], [0.0, 0.2]])
+    u, e = rng.standard_normal(count), 0.1 * rng.standard_normal((count, 2))
+    x, rows = np.zeros(2), []
+    for t in range(count):
+        rows.append([u[t] + 3.0, *(x + e[t] + 7.0)])
+        x = a @ x + b * u[t] + k @ e[t]
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("kind", [ARX, Subspace])
+def test_a_linear_system_is_found(kind: type[ARX | Subspace]) -> None:
+    z = linear_stream(20_000)
+    model = kind(z[:15_000], 1)
+    assert rmse((z[15_000:, 1:] - model.ahead(z[15_000:]))[50:]) == pytest.approx([0.1, 0.1], rel=0.03)
+    starts = range(15_100, 19_000, 100)
+    warm, after = (np.stack([z[s + a : s + b] for s in starts]) for a, b in ((-100, 0), (0, 50)))
+    run = model.free_run(warm, after[:, :, :1])
+    assert (fit_percent(after[:, :, 1:].reshape(-1, 2), run.reshape(-1, 2)) > 75).all()
+    if isinstance(model, Subspace):
+        assert model.order >= 2
+        poles = np.sort_complex(np.linalg.eigvals(model.a))
+        assert min(abs(poles - (0.85 + 0.132j))) < 0.05
+
+
+# -- the figures -----------------------------------------------------------------------------------------
+
+
+def test_running_ratios_say_since_when() -> None:
+    errors = np.ones((100, 2))
+    errors[:50] *= 3.0
+    errors[0] = np.nan
+    ratio = running(errors, 10) / running(np.ones((100, 2)), 10)
+    assert ratio[-1].tolist() == [1.0, 1.0]
+    assert since_when(ratio, 1.5) == pytest.approx(0.049)  # a single large one among ten is within
+    assert since_when(ratio[:40], 1.5) is None
+    assert since_when(ratio, 4.0) == 0.0
+    assert longest(ratio, 1.5) == pytest.approx(0.049)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quick looks of a few seconds."""
+    monkeypatch.setattr(
+        fidelity_stream,
+        "QUICK",
+        {"stream": 6.0, "changed": 2.5, "back": 2.5, "ramp": 1.0, "settled": 1.0},
+    )
+    monkeypatch.setattr(fidelity_growth, "FAMILIES", ("rnn",))
+    monkeypatch.setattr(fidelity_growth, "QUICK", {"train": (3,), "refits": 2, "horizons": (0.1, 1.0)})
+
+
+@pytest.mark.slow
+def test_the_frame_runs_the_parts_that_are_there(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fidelity, "speedup", lambda console, quick: 12.0)
+    monkeypatch.setattr(fidelity, "PARTS", ("stream", "growth", "nothing"))
+    console = Console(width=160, record=True)
+    result = fidelity.measure(console, quick=True)
+    json.dumps(result, allow_nan=False)
+    console.print(fidelity.table(result))
+    said = console.export_text()
+    assert "fidelity_nothing is not there" in said and "subspace" in said and "R +40 %" in said
+    summary: dict[str, Any] = result["summary"]
+    assert summary["refit_speedup_vs_torch"] == 12.0
+    for name in ("current", "speed"):
+        assert 0.9 < summary[f"kalman_ratio_{name}"] <= summary[f"jump_ratio_{name}"] < 5.0
+    assert summary["free_run_fit_1s"] < 100 and summary["free_run_limit_1s"] < 100
+    change = result["parts"]["stream"]["changes"]["R +40 %, τ_c × 2"]
+    assert change["before"]["current"] < 1.2 and change["changed"]["current"] < 1.2
+    assert np.shape(change["ratio"]) == np.shape(change["incumbent"])
+    growth = result["parts"]["growth"]["families"]
+    assert growth["ARX"]["3"]["ratio"]["speed"] < growth["persistence"]["3"]["ratio"]["speed"]
+    pytest.importorskip("matplotlib")
+    pictures = fidelity.plot(result, tmp_path)
+    assert len(pictures) == 2 and all(picture.stat().st_size > 1000 for picture in pictures)

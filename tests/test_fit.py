@@ -1,0 +1,222 @@
+"""Identification offline: what is found, how it is judged, and the two commands as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from twin.checkpoint import Checkpoint, load, newest
+from twin.errors import ConfigError, RecordingError
+from twin.evaluation import evaluate
+from twin.fit import Fit, held_out
+from twin.messages import Spec
+from twin.models.linear import MEMORIES, fit_linear
+from twin.models.model import new_model
+from twin.models.scaling import Scaling
+from twin.service.fit import seconds
+
+Array = NDArray[np.float64]
+pytestmark = pytest.mark.timeout(300)  # starts of Python with torch, on a machine that may be busy
+SPEC = Spec(inputs=("u",), outputs=("y",), dt=0.02)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the command does: more threads only wait for each other on operations so small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def record(samples: int, seed: int = 0, curve: float = 1.0) -> Array:
+    """A first-order lag behind a saturation, with some noise: (T, 2)."""
+    rng = np.random.default_rng(seed)
+    u = np.repeat(rng.uniform(-3, 3, samples // 10 + 1), 10)[:samples]
+    y = np.zeros(samples)
+    for k in range(1, samples):
+        y[k] = 0.8 * y[k - 1] + 0.2 * np.tanh(curve * u[k - 1]) / curve
+    return np.stack([u, y + 1e-3 * rng.standard_normal(samples)], 1)
+
+
+def counted(turns: int) -> Callable[[], float]:
+    """A budget of so many questions how much of it is spent."""
+    asked = iter(range(1_000_000))
+    return lambda: next(asked) / turns
+
+
+def found(fit: Fit, turns: int) -> Checkpoint:
+    for _ in fit.run(counted(turns)):
+        pass
+    return fit.checkpoint(1)
+
+
+def test_what_is_found_runs_free_where_a_linear_model_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, samples in (("WARM", 20), ("LENGTH", 40)):  # enough for this plant, and quick
+        monkeypatch.setattr(f"twin.fit.{name}", samples)
+    fit, test = Fit([record(1000), record(500, seed=1)], SPEC, "gru"), record(1000, seed=2)
+    turns = fit.run(counted(1200))
+    while next(turns).spent < 0.01:  # least squares
+        pass
+    linear = evaluate(fit.checkpoint(1), test, 50)
+    for _ in turns:
+        pass
+    best = evaluate(fit.checkpoint(1), test, 50)
+    errors = [each.figures()["free_run"]["y"]["nrmse"] for each in (best, linear)]
+    assert errors[0] < 0.6 * errors[1]
+    assert best.figures()["one_step"]["y"]["nrmse"] < 0.1
+
+
+def test_the_same_seed_finds_the_same_model() -> None:
+    a, b = (found(Fit([record(400)], SPEC, seed=3), 60) for _ in range(2))
+    assert all(np.array_equal(a.tensors[name], b.tensors[name]) for name in a.tensors)
+    assert a.metrics == b.metrics and a.config == b.config
+
+
+def test_the_error_told_falls_and_is_the_kept_models() -> None:
+    fit = Fit([record(600)], SPEC)
+    errors = [now.held_out for now in fit.run(counted(200))]
+    assert errors == sorted(errors, reverse=True)
+    assert fit.checkpoint(1).metrics["held_out_nrmse"] == errors[-1]
+
+
+def test_a_window_never_crosses_the_border_between_recordings() -> None:
+    records = [np.full((100, 2), 1.0) + record(100), np.full((130, 2), 100.0) + record(130)]
+    fit = Fit(records, SPEC)
+    starts, size = fit._starts(), fit.warm + fit.length
+    windows = fit._samples[torch.from_numpy(starts[:, None] + np.arange(size))][:, :, 1]
+    assert len(starts) == 85 - size + 1 + round(0.85 * 130) - size + 1
+    assert ((windows > 50).all(1) | (windows < 50).all(1)).all()
+    held = held_out(records, [85, 110], 20, 30)
+    assert ((held[:, :, 1] > 50).all(1) | (held[:, :, 1] < 50).all(1)).all()
+
+
+def test_least_squares_never_fits_the_step_between_two_recordings() -> None:
+    stretches = []
+    for first in (5.0, -5.0):  # a linear lag, from far apart
+        u, y = np.sin(np.arange(200) ** 1.5), np.full(200, first)
+        for k in range(1, 200):
+            y[k] = 0.8 * y[k - 1] + 0.2 * u[k - 1]
+        stretches.append(np.stack([u, y], 1))
+    model = new_model("gru", SPEC, Scaling.of(np.concatenate(stretches), 1), hidden_size=2, taps=2)
+    fit_linear(model, stretches)
+    for z in stretches:
+        x = torch.from_numpy(z[None].astype(np.float32))
+        with torch.no_grad():
+            ahead, _ = model(x[:, :-1], model.initial_state(1))
+        torch.testing.assert_close(ahead[:, 2:], x[:, 3:, 1:], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["gru", "lstm", "rnn"])
+def test_some_hidden_units_average_and_see_an_offset_that_drifts(family: str) -> None:
+    """An output with white noise and a slow offset: what is left one step ahead is little but the noise."""
+    rng = np.random.default_rng(0)
+    u, t = np.repeat(rng.uniform(-1, 1, 500), 8), np.arange(4000)
+    offset = np.sin(t / 300)
+    z = np.stack([u, np.append(0.0, u[:-1]) + offset + 0.3 * rng.standard_normal(4000)], 1)
+    model = new_model(family, SPEC, Scaling.of(z, 1), hidden_size=8, taps=2)
+    fit_linear(model, [z])
+    plain = new_model(family, SPEC, Scaling.of(z, 1), hidden_size=2, taps=2)  # too small for averages
+    fit_linear(plain, [z])
+    x = torch.from_numpy(z[None].astype(np.float32))
+    with torch.no_grad():
+        left = [
+            float((m(x[:, :-1], m.initial_state(1))[0] - x[:, 1:, 1:])[0, 4 * max(MEMORIES) :].std())
+            for m in (model, plain)
+        ]
+    assert left[0] < 0.33 < 0.36 < left[1]
+
+
+@pytest.mark.parametrize(
+    ("z", "words"),
+    [
+        (record(30), "recording 1 of 1 has 30 samples"),
+        (record(200) * [0.0, 1.0], "the input u does not move"),
+        (record(200) * [1.0, 0.0] + 5.0, "the output y does not move"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_refused(z: Array, words: str) -> None:
+    with pytest.raises(RecordingError, match=words):
+        Fit([z], SPEC)
+
+
+def test_before_the_first_turn_there_is_no_model() -> None:
+    with pytest.raises(RecordingError, match="no model was found"):
+        Fit([record(200)], SPEC).checkpoint(1)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("90", 90.0), ("120s", 120.0), ("5m", 300.0), ("1 h", 3600.0)]
+)
+def test_a_budget_has_a_unit(text: str, expected: float) -> None:
+    assert seconds(text.replace(" ", "")) == expected
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-3s", "0", "nan", "inf", "5d", "1e9h"])
+def test_a_budget_that_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="give a time"):
+        seconds(text)
+
+
+# -- the commands ------------------------------------------------------------------------------------
+
+
+def csv(path: Path, z: Array) -> Path:
+    rows = np.column_stack([0.02 * np.arange(len(z)), z])
+    np.savetxt(path, rows, delimiter=",", header="# by a test\nt_s,u,y", comments="", fmt="%.9g")
+    return path
+
+
+def twin(where: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "twin", *map(str, arguments)]
+    environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.run(
+        command, cwd=where, env=environment, capture_output=True, text=True, timeout=250, check=False
+    )
+
+
+def test_fit_and_evaluate_as_a_user_does(tmp_path: Path) -> None:
+    learn, test = csv(tmp_path / "learn.csv", record(800)), csv(tmp_path / "test.csv", record(500, seed=2))
+    signals = ("--inputs", "u", "--outputs", "y")
+    done = twin(tmp_path, "fit", learn, test, *signals, "--budget", "4s")
+    assert done.returncode == 0 and "saved in runs/learn/000001" in done.stdout, done.stderr
+    again = twin(tmp_path, "fit", learn, *signals, "--budget", "2s", "--model", "rnn", "--json")
+    assert json.loads(again.stdout)["model"] == 2, again.stderr
+    assert load(tmp_path / "runs/learn/000002").family == "rnn"
+    told = twin(
+        tmp_path, "evaluate", "runs/learn/000001", test, "--horizon", "0.5", "--plot", "pictures", "--json"
+    )
+    assert told.returncode == 0, told.stderr
+    figures = json.loads(told.stdout)
+    assert (figures["model"], figures["judged"], figures["skipped"]) == (1, 450, 50)
+    assert figures["free_run"]["y"]["fit_percent"] > 50
+    assert figures["one_step"]["y"]["rmse"] < figures["free_run"]["y"]["rmse"] * 1.5
+    assert {Path(p).name for p in figures["pictures"]} == {"y-free-run.png", "y-residual.png"}
+    assert all((tmp_path / p).stat().st_size > 1000 for p in figures["pictures"])
+    table = twin(tmp_path, "evaluate", "runs/learn", test)
+    assert "model 2, rnn, on 450 samples" in table.stdout and "Ljung-Box" in table.stdout
+
+
+def test_ctrl_c_saves_the_best_so_far(tmp_path: Path) -> None:
+    learn = csv(tmp_path / "learn.csv", record(800))
+    command = [sys.executable, "-m", "twin", "fit", str(learn), "--inputs", "u", "--outputs", "y"]
+    process = subprocess.Popen(
+        [*command, "--budget", "1h"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    process.stderr.readline()  # that it has begun
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=250)
+    checkpoint, _ = newest(tmp_path / "runs/learn")
+    assert "Traceback" not in err
+    assert process.returncode == 0 and "saved in" in out and checkpoint is not None

@@ -1,0 +1,112 @@
+"""Steps of the family hybrid: a motor's filters, and a network that reads what they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from twin.backends.compiled import Compiled
+from twin.backends.compiled_motor import CompiledMotor
+from twin.checkpoint import Checkpoint, check
+from twin.messages import Spec
+from twin.models import FILTER
+from twin.predictor import check_shape
+
+
+class CompiledHybrid:
+    """The `Predictor` of the family hybrid: a motor's filters, and a network that reads what they answer."""
+
+    def __init__(self, checkpoint: Checkpoint, rows: int, *, fork: bool = False) -> None:
+        check(checkpoint)
+        self._checkpoint = checkpoint
+        self._motor = motor = CompiledMotor(part_of(checkpoint, "physics"), rows)
+        self._net = net = Compiled(part_of(checkpoint, "gru"), rows, fork=fork)
+        self.rows, self.number, self.sample, self._y = rows, checkpoint.number, motor.sample, net.y
+        self._call = net.call(motor.answer, 1)
+        self._at = self._call.ctypes.data
+
+    @property
+    def adapting(self) -> bool:
+        """Whether a step may adapt the motor's parameters."""
+        return self._motor.adapting
+
+    @adapting.setter
+    def adapting(self, adapting: bool) -> None:
+        self._motor.adapting = adapting
+
+    @property
+    def parameters(self) -> Mapping[str, tuple[float, float]]:
+        """Those of the motor."""
+        return self._motor.parameters
+
+    @property
+    def state(self) -> npt.NDArray[np.float32]:
+        """All that it remembers, (N, S), as a copy: the filter's state, then the network's."""
+        return np.concatenate((self._motor.state, self._net.state), axis=1)
+
+    @state.setter
+    def state(self, state: npt.NDArray[np.float32]) -> None:
+        check_shape("state", state, self.state.shape)
+        self._motor.state, self._net.state = state[:, :FILTER], state[:, FILTER:]
+
+    def reset(self, *, learned: bool = True) -> None:
+        """Forget all samples, and what they taught about the parameters."""
+        self._motor.reset(learned=learned)
+        self._net.reset()
+
+    def warm(self, z: npt.NDArray[Any]) -> None:
+        """Follow samples z (N, T, 3) without answering."""
+        for answers in self._motor.follow(z):
+            self._net.warm(answers)
+
+    def step(self, z: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Follow one sample z (N, 3), and answer the y (N, 2) expected of the next one."""
+        self._motor.step(z)
+        self._net.run(self._at)
+        return self._y
+
+    def free_run(self, z: npt.NDArray[Any], u: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Simulate from z (N, 3) with inputs u (N, T, 1): y (N, T, 2) at the instants of u."""
+        check_shape("z", z, self.sample.shape)
+        check_shape("u", u, (self.rows, u.shape[1] if u.ndim == 3 else -1, 1))
+        memory: list[npt.NDArray[Any]] = [self._motor.memory, self._net.memory]
+        kept, adapting = [a.copy() for a in memory], self.adapting
+        self.adapting, sample = False, np.array(z, np.float32)
+        run = np.empty((self.rows, u.shape[1], 2), np.float32)
+        for k in range(u.shape[1]):
+            run[:, k] = self.step(sample)
+            sample[:, :1], sample[:, 1:] = u[:, k], run[:, k]
+        self.adapting = adapting
+        for place, values in zip(memory, kept, strict=True):
+            place[...] = values
+        return run
+
+    def fork(self, rows: int) -> CompiledHybrid:
+        """Another one for N rows, each in the state of the first row of this one, its motor as it is now."""
+        other = CompiledHybrid(self._checkpoint, rows, fork=True)
+        other.take_over(self)
+        return other
+
+    def take_over(self, other: CompiledHybrid) -> None:
+        """Go on from where the first row of another predictor of the same checkpoint is."""
+        self._motor.take_over(other._motor)
+        self._net.take_over(other._net)
+
+    __reduce__ = Compiled.__reduce__
+
+
+def part_of(checkpoint: Checkpoint, family: str) -> Checkpoint:
+    """The physics of a hybrid checkpoint, or its network, which has the innovations for inputs as well."""
+    sizes, spec, tensors = checkpoint.sizes, checkpoint.spec, checkpoint.tensors
+    if family == "physics":
+        sizes = {name: sizes[name] for name in ("inputs", "outputs")}
+        tensors = {n.removeprefix("physics."): a for n, a in tensors.items() if n.startswith("physics.")}
+    else:
+        sizes = {**sizes, "inputs": sizes["inputs"] + sizes["outputs"]}
+        tensors = {n: a for n, a in tensors.items() if not n.startswith("physics.")}
+        inputs = (*spec.inputs, *(f"innovation.{i}" for i in range(len(spec.outputs))))
+        spec = Spec(inputs=inputs, outputs=spec.outputs, dt=spec.dt)
+    return Checkpoint(checkpoint.number, None, family, sizes, spec, tensors)

@@ -1,0 +1,111 @@
+"""Steps of the families that know a motor: its filters as machine code, which may adapt while they follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from twin.checkpoint import Checkpoint, check
+from twin.errors import SpecError
+from twin.kernels.physics import Motors, follower
+from twin.models import FILTER, PARAMETERS
+from twin.predictor import check_shape
+
+_PORTION: Final = 1_024  # samples of one call of `warm`: then other threads come to their turn
+
+
+class CompiledMotor:
+    """The `Predictor` of the family physics, on Numba."""
+
+    def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
+        if rows < 1:
+            raise SpecError(f"{rows} rows: a predictor has at least one")
+        check(checkpoint)
+        self.rows = rows
+        self.number = checkpoint.number
+        self.adapting = False
+        self._checkpoint = checkpoint
+        self._motors = Motors(checkpoint.tensors, rows)
+        self.sample = self._sample = np.zeros((rows, 3), np.float32)
+        self._run = follower()
+        self._y = self._motors.answer[:, 0, 3:]
+        self._calls = [
+            self._motors.call(self._sample[:, None], self._motors.answer, adapting)
+            for adapting in (False, True)
+        ]
+        self._at = [call.ctypes.data for call in self._calls]
+
+    @property
+    def parameters(self) -> Mapping[str, tuple[float, float]]:
+        """R, L, K, J, b and tau_c as they are now, each with its standard error, in SI units."""
+        values, errors = self._motors.parameters()
+        return dict(zip(PARAMETERS, zip(values.tolist(), errors.tolist(), strict=True), strict=True))
+
+    @property
+    def state(self) -> npt.NDArray[np.float32]:
+        """All that it remembers, (N, S), as a copy."""
+        return self._motors.state
+
+    @state.setter
+    def state(self, state: npt.NDArray[np.float32]) -> None:
+        check_shape("state", state, (self.rows, FILTER))
+        self._motors.state = state
+
+    def reset(self, *, learned: bool = True) -> None:
+        """Forget all samples, and what they taught about the parameters."""
+        self._motors.reset(learned=learned)
+
+    def warm(self, z: npt.NDArray[Any]) -> None:
+        """Follow samples z (N, T, 3) without answering."""
+        for _ in self.follow(z):
+            pass
+
+    def step(self, z: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Follow one sample z (N, 3), and answer the y (N, 2) expected of the next one."""
+        if z is not self._sample:
+            check_shape("z", z, self._sample.shape)
+            self._sample[...] = z
+        self._run(self._at[self.adapting])
+        return self._y
+
+    def free_run(self, z: npt.NDArray[Any], u: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Simulate from z (N, 3) with inputs u (N, T, 1): y (N, T, 2) at the instants of u; the load is
+        held."""
+        check_shape("z", z, self._sample.shape)
+        check_shape("u", u, (self.rows, u.shape[1] if u.ndim == 3 else -1, 1))
+        return self._motors.free_run(z, u)
+
+    @property
+    def memory(self) -> npt.NDArray[np.float64]:
+        """All rows, to be copied and put back."""
+        return self._motors.memory
+
+    @property
+    def answer(self) -> npt.NDArray[np.float32]:
+        """Where the answers of a step are, (N, 1, 5): v, the innovations, and y."""
+        return self._motors.answer
+
+    def follow(self, z: npt.NDArray[Any]) -> Iterator[npt.NDArray[np.float32]]:
+        """Follow samples z (N, T, 3), some at a time: what `answer` says of each."""
+        check_shape("z", z, (self.rows, z.shape[1] if z.ndim == 3 else -1, 3))
+        for start in range(0, z.shape[1], _PORTION):
+            yield self._motors.follow(z[:, start : start + _PORTION], self.adapting)
+
+    def fork(self, rows: int) -> CompiledMotor:
+        """Another one for N rows, each in the state of the first row of this one, its motor as it is now."""
+        other = CompiledMotor(self._checkpoint, rows)
+        other.take_over(self)
+        return other
+
+    def take_over(self, other: CompiledMotor) -> None:
+        """Go on from where the first row of another predictor of the same checkpoint is."""
+        self.memory[...] = other.memory[0]
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a predictor works on memory of its own and is not copied or pickled; "
+            "open another one of the same checkpoint, and set its state"
+        )

@@ -1,0 +1,79 @@
+"""What a motor's parameters say: messages about them, and when one of them has changed.
+
+Like the twin, it knows no socket and no clock: it is asked now and then, and answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from twin.messages import Parameters
+from twin.models import PARAMETERS
+
+SIGNIFICANT: Final = 5.0
+"""Standard errors by which a parameter must differ from its reference to have changed."""
+NOTABLE: Final = 0.05
+"""Share of the reference by which it must differ."""
+UNCERTAIN: Final = 0.25
+"""Largest standard error, as a share of the change, with which the change is told: the first figures after a
+change are still on their way."""
+ASKED: Final = 3
+"""Times in succession that it must be so."""
+
+Estimates = Mapping[str, tuple[float, float]]
+
+
+def as_message(estimates: Estimates, t: float, seq: int = 0) -> Parameters:
+    """The parameters, each with its standard error, as they are published."""
+    return Parameters(
+        seq=seq,
+        t=t,
+        values={name: value for name, (value, _) in estimates.items()},
+        errors={name: error for name, (_, error) in estimates.items()},
+        units={name: PARAMETERS.get(name, "") for name in estimates},
+    )
+
+
+@dataclass(slots=True)
+class Changes:
+    """Compares parameters with what they were: at the first sight, and after each change that was told."""
+
+    reference: dict[str, tuple[float, float]] = field(default_factory=dict)
+    looks: int = 0
+    _seen: dict[str, tuple[int, float]] = field(
+        default_factory=dict
+    )  # times in succession, value the last time
+
+    def look(self, estimates: Estimates) -> list[tuple[str, dict[str, float]]]:
+        """What has changed, in words and figures; each change once."""
+        told = []
+        self.looks += 1
+        for name, (value, error) in estimates.items():
+            if name not in self.reference:
+                self.reference[name] = value, error
+                continue
+            before, before_error = self.reference[name]
+            if not (math.isfinite(value) and math.isfinite(error)):
+                continue
+            change, spread = value - before, math.hypot(error, before_error)
+            sure = abs(change) > SIGNIFICANT * spread and abs(change) > NOTABLE * abs(before)
+            times, last = self._seen.get(name, (0, value))
+            settled = abs(value - last) <= UNCERTAIN * abs(change) and error <= UNCERTAIN * abs(change)
+            times = times + 1 if sure and settled else 0
+            self._seen[name] = times, value
+            if times >= ASKED:
+                self.reference[name] = value, error
+                self._seen[name] = 0, value
+                told.append(_in_words(name, before, change, spread))
+        return told
+
+
+def _in_words(name: str, before: float, change: float, spread: float) -> tuple[str, dict[str, float]]:
+    figures = {"before": before, "after": before + change}
+    if abs(before) > 1e-12:
+        figures |= {"change": change / abs(before), "error": spread / abs(before)}
+        return f"{name} {100 * change / abs(before):+.0f} % ± {100 * spread / abs(before):.1g} %", figures
+    return f"{name} {change:+.3g} {PARAMETERS.get(name, '')}", figures

@@ -1,0 +1,264 @@
+"""Intervals and alarms, compiled: what one call per sample makes of the residual and the answer of a twin.
+
+For all outputs, in one piece of memory that the caller keeps: the residual, the interval of the next answer,
+and the statistics behind an alarm (`twin.watch` says how they work and why). O(1) per sample and output.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, Final, NamedTuple
+
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from twin.kernels.cache import kept
+
+# -- prediction intervals: adaptive conformal inference ---------------------------------------------
+
+MISS: Final = 0.1
+"""Share of samples that may lie outside: 90 % nominal."""
+STEP: Final = 0.02
+"""How far one sample moves the width, in local scales. Over n samples the share outside differs from `MISS`
+by (last width - first width) / (n STEP), whatever the residuals are."""
+LOCAL: Final = 50.0
+"""Samples over which the local scale, a mean absolute residual, is taken."""
+FIRST_WIDTH: Final = 2.06
+"""In local scales: of a Gaussian residual, 1.645 / sqrt(2 / pi)."""
+
+# -- alarms: two-sided CUSUM of standardised statistics, thresholds from their own maxima -----------
+
+STATISTICS: Final = ("offset", "spread", "burst", "reversal")
+"""r; r²; the square of r smoothed; the sum of r sgn y over the first samples after y has changed its sign."""
+K: Final = len(STATISTICS)
+ALLOWANCE: Final = (0.25, 0.25, 0.5, 0.75)
+"""Shift of each statistic, in its standard deviations, up to which its CUSUM does not grow."""
+CAP: Final = (5.0, 8.0, 8.0, 4.0)
+"""Standard deviations that one sample can count for at most, so that no outlier makes an alarm."""
+MEMORY, SETTLE, BLOCK = (20_000.0, 256.0), (2_000.0, 16.0), (500.0, 8.0)
+"""Of samples, and of reversals: how many the mean and the standard deviation are taken over (a long memory,
+so that a model that is adapted does not hide the change it is adapted to), how many there must be before the
+CUSUM begins, and how many make a block, whose largest CUSUM is one maximum."""
+BLOCKS: Final = 24.0
+"""Maxima before there is a threshold; `RECALLED` is the number of them that it follows."""
+RECALLED: Final = 200.0
+SMOOTH: Final = 16.0  # samples: of `burst`
+REVERSAL: Final = 16.0  # samples: of `reversal`
+WINSOR: Final = 5.0  # standard deviations of the residual that go into the other statistics
+CEILING: Final = 1.5  # thresholds up to which a CUSUM grows, so that it is soon back
+MARGIN: Final = 36.0  # maxima: with so many, a threshold is twice as far off as their deviation says
+REACH, LEAST = 2.5, 2.0  # deviations, and units, above the mean maximum that one counts for: what leads to an
+# alarm must not raise the threshold meanwhile
+GUMBEL: Final = math.sqrt(6.0) / math.pi  # scale of a Gumbel distribution per standard deviation
+MEAN: Final = 0.5772156649  # its mean, in scales
+QUIET: Final = 1_000.0  # samples below half of each threshold that end an alarm
+LASTING: Final = 10_000.0
+"""Samples after which an alarm ends in any case: what is, is then taken for usual. Until then nothing of it
+is, so that all is as before when a fault has passed."""
+
+# -- memory, float64 -------------------------------------------------------------------------------
+
+NOTHING, RESIDUAL, WIDTH, ALL = 0.0, 1.0, 2.0, 3.0
+"""What the caller gives at the head of the memory: whether there is a residual, whether the width learns from
+it, whether the alarms do."""
+Q, SCALE, COUNT, LAST, REPEATS, SMOOTHED, SIGN, SINCE, SUM, ALARM, CALM, AGE, SEEN, TURNS, TABLE = range(15)
+"""Of an output: width, in scales, and local scale; residuals taken in; the last y, and how often it came
+again; the smoothed residual; the last sign of y, samples and sum since it changed; 2 + the statistic that
+gave alarm (0: none), samples since it has been calm, and its age; samples and reversals that the statistics
+know."""
+MU, VAR, UP, DOWN, MAX, MAXIMA, MAX_MEAN, MAX_VAR, THRESHOLD, FIELDS = range(10)
+"""Of a statistic: mean and variance, both CUSUMs, the largest in this block; number, mean and variance of
+such maxima, and the threshold, infinite at first."""
+OWN: Final = TABLE + K * FIELDS
+"""Numbers that an output has of its own."""
+
+Watching = Callable[[int], None]
+
+
+class Places(NamedTuple):
+    """Where in the memory is what, for P outputs."""
+
+    given: int
+    measured: int
+    answered: int
+    rare: int
+    expected: int
+    changed: int
+    residual: int
+    low: int
+    high: int
+    own: int
+    size: int
+
+
+def places(outputs: int) -> Places:
+    """The memory of so many outputs: what the caller gives; what is kept; what is said; what each has of its
+    own.
+
+    `rare` is the caller's too, once: see `_maximum`. `changed` is 1 where an alarm has begun or ended.
+    """
+    sizes = (1, outputs, outputs, 1, outputs, 1, outputs, outputs, outputs, outputs * OWN)
+    return Places(*accumulate((0, *sizes)))
+
+
+@intrinsic
+def _numbers(typing: Any, address: Any) -> Any:
+    """The float64 numbers at an address."""
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        return b.inttoptr(arguments[0], ir.DoubleType().as_pointer())
+
+    return types.CPointer(types.float64)(types.int64), generate
+
+
+@njit(inline="always")
+def _interval(m: Any, own: Any, r: Any) -> None:
+    """Take in a residual: the width follows the share of residuals outside it, the scale their size."""
+    outside = abs(r) > m[own + Q] * m[own + SCALE]
+    if m[own + COUNT] > 0.0:
+        m[own + Q] = max(m[own + Q] + STEP * (1.0 - MISS if outside else -MISS), 0.0)
+    m[own + COUNT] += 1.0
+    m[own + SCALE] += (abs(r) - m[own + SCALE]) / min(m[own + COUNT], LOCAL)
+
+
+@njit(inline="always")
+def _cusum(m: Any, s: Any, x: Any, n: Any, kind: Any, allowance: Any, cap: Any, rare: Any, calm: Any) -> Any:
+    """Take in the n-th value of a statistic; 2 where its CUSUM is beyond the threshold, 1 beyond half of it.
+
+    `kind`: 0 of samples, 1 of reversals, 2 of samples where only a rise is a reason for an alarm.
+    """
+    clock = kind % 2
+    a = 1.0 / min(n, MEMORY[clock]) if calm else 0.0
+    variance = m[s + VAR]
+    d = x - m[s + MU]
+    if n <= SETTLE[clock] or variance == 0.0:  # what never varied has no deviation to be measured in
+        m[s + MU] += a * d
+        m[s + VAR] += a * ((1.0 - a) * d * d - variance)
+        return 0.0
+    sd = math.sqrt(variance) + 1e-300
+    t = min(max(d / sd, -cap), cap)
+    d = t * sd
+    m[s + MU] += a * d
+    m[s + VAR] += a * (d * d - variance)
+    limit = m[s + THRESHOLD]
+    up = min(max(m[s + UP] + t - allowance, 0.0), CEILING * limit)
+    m[s + UP] = up
+    if kind < 2:
+        down = min(max(m[s + DOWN] - t - allowance, 0.0), CEILING * limit)
+        m[s + DOWN] = down
+        up = max(up, down)
+    m[s + MAX] = max(m[s + MAX], up)
+    if int(n) % int(BLOCK[clock]) == 0:
+        _maximum(m, s, rare)  # during an alarm too, or one that is false would be learned nothing from
+        m[s + MAX] = 0.0
+    if up > limit:
+        return 2.0
+    return 1.0 if 2.0 * up > limit else 0.0
+
+
+@njit
+def _maximum(m: Any, s: Any, rare: Any) -> None:
+    """Take in a block's maximum: the threshold is where so many go beyond as are rare."""
+    n = min(m[s + MAXIMA] + 1.0, RECALLED)
+    m[s + MAXIMA] = n
+    d = min(m[s + MAX] - m[s + MAX_MEAN], REACH * math.sqrt(m[s + MAX_VAR]) + LEAST)
+    m[s + MAX_MEAN] += d / n
+    m[s + MAX_VAR] += ((1.0 - 1.0 / n) * d * d - m[s + MAX_VAR]) / n
+    if n >= BLOCKS:
+        scale = GUMBEL * math.sqrt(m[s + MAX_VAR]) * (1.0 + MARGIN / n)
+        m[s + THRESHOLD] = m[s + MAX_MEAN] + scale * (rare - MEAN) + 1.0
+
+
+@njit(inline="always")
+def _statistics(m: Any, own: Any, y: Any, r: Any, rare: Any) -> Any:
+    """Take in a residual and the output it belongs to; 2 + the first statistic that is beyond its threshold,
+    else 1 where one is beyond half of it."""
+    n = m[own + SEEN] + 1.0
+    m[own + SEEN] = n
+    table = own + TABLE
+    calm = m[own + ALARM] == 0.0
+    reach = WINSOR * math.sqrt(m[table + VAR])
+    e = min(max(r, -reach), reach) if n > 10.0 and reach > 0.0 else r
+    m[own + REPEATS] = m[own + REPEATS] + 1.0 if y == m[own + LAST] else 0.0
+    m[own + LAST] = y
+    m[own + SMOOTHED] += (e - m[own + SMOOTHED]) / SMOOTH
+    sign = 1.0 if y > 0.0 else (-1.0 if y < 0.0 else 0.0)
+    if sign != 0.0 and sign != m[own + SIGN]:
+        m[own + SIGN], m[own + SINCE], m[own + SUM] = sign, 0.0, 0.0
+    m[own + SINCE] += 1.0
+    m[own + SUM] += e * m[own + SIGN]
+    smoothed = m[own + SMOOTHED]
+    found, which = _cusum(m, table, e, n, 0, ALLOWANCE[0], CAP[0], rare, calm), 0.0
+    g = _cusum(m, table + FIELDS, e * e, n, 2, ALLOWANCE[1], CAP[1], rare, calm)
+    if g > found:
+        found, which = g, 1.0
+    g = _cusum(m, table + 2 * FIELDS, smoothed * smoothed, n, 2, ALLOWANCE[2], CAP[2], rare, calm)
+    if g > found:
+        found, which = g, 2.0
+    if m[own + SINCE] == REVERSAL:
+        m[own + TURNS] += 1.0
+        g = _cusum(m, table + 3 * FIELDS, m[own + SUM], m[own + TURNS], 1, ALLOWANCE[3], CAP[3], rare, calm)
+        if g > found:
+            found, which = g, 3.0
+    return found + which if found > 1.5 else found
+
+
+@njit
+def _changes(m: Any, own: Any, found: Any) -> Any:
+    """Whether an alarm begins or ends with what the statistics found."""
+    if m[own + ALARM] == 0.0:
+        if found <= 1.0:
+            return False
+        m[own + ALARM], m[own + CALM], m[own + AGE] = found, 0.0, 0.0
+        return True
+    m[own + AGE] += 1.0
+    m[own + CALM] = m[own + CALM] + 1.0 if found == 0.0 else 0.0
+    if m[own + AGE] >= LASTING:  # begin anew, with the thresholds
+        m[own + SEEN] = m[own + TURNS] = 0.0
+        for j in range(K):
+            for i in range(MAXIMA):
+                m[own + TABLE + j * FIELDS + i] = 0.0
+    elif m[own + CALM] < QUIET:
+        return False
+    m[own + ALARM] = 0.0
+    return True
+
+
+@lru_cache(maxsize=64)
+def watching(outputs: int) -> Watching:
+    """What watches so many outputs; it is called with the address of its memory (`places`).
+
+    Nothing is checked: that is the caller's to do.
+    """
+    at = places(outputs)
+    given_at, measured, answered, rare_at, expected, changed, residual, low, high, first, _ = at
+
+    def watch(memory: Any) -> None:
+        m = _numbers(memory)
+        given, rare = m[given_at], m[rare_at]
+        m[changed] = 0.0
+        for p in range(outputs):
+            own = first + p * OWN
+            if given > NOTHING:
+                r = m[measured + p] - m[expected + p]
+                m[residual + p] = r
+                if given > RESIDUAL:
+                    _interval(m, own, r)
+                if given > WIDTH:
+                    found = _statistics(m, own, m[measured + p], r, rare)
+                    if _changes(m, own, found):
+                        m[changed] = 1.0
+            y = m[answered + p]
+            m[expected + p] = y
+            width = m[own + Q] * m[own + SCALE]
+            m[low + p], m[high + p] = y - width, y + width
+
+    compiled = kept(watch, at)
+    signature = (types.int64,)
+    compiled.compile(signature)
+    entry: Watching = compiled.overloads[signature].entry_point
+    return entry

@@ -1,0 +1,106 @@
+"""The linear model from which training begins, in closed form, and what it remembers of long ago.
+
+The taps of a model's direct term reach back a few samples. What drifts, an offset or a gain that warms up,
+shows only in averages over hundreds of them. So some hidden units are made such averages before the network
+learns anything else of them: of each feature, over `MEMORIES` samples, as an exponential window that forgets
+(first-order Laguerre filters, Wahlberg, IEEE Trans. Automatic Control 36, 1991). Least squares then fits all
+of the readout to both, and the result already runs free.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.signal import lfilter
+
+from twin.models.arx import Arx
+from twin.models.model import Model
+from twin.models.recurrent import Recurrent
+
+MEMORIES: Final = (32, 128)
+"""Time constants of the averages, in samples; only those that fit into the samples `TIMES`."""
+TIMES: Final = 20
+RIDGE: Final = 1e-9
+"""Of a unit variance. It only chooses among equals: the speed in a position's neighbouring samples has a
+variance of a millionth, and must not be shrunk."""
+_SMALL: Final = 0.1  # of a feature's deviation enters a unit, so that tanh is still straight
+_SETTLED: Final = 50  # samples of a stretch that are not fitted: the averages begin at nothing
+
+
+@torch.no_grad()
+def fit_linear(model: Model, stretches: Sequence[npt.NDArray[Any]], *, averages: bool = True) -> None:
+    """Set a one-layer model to the linear one that least squares finds for consecutive samples z (T, F).
+
+    Without `averages`, only the taps are fitted. For a family without a direct term, nothing happens. A
+    stretch too short for the taps is left out.
+    """
+    core = model.core
+    if not isinstance(core, Arx | Recurrent):
+        return
+    hidden, memories = 0, list[int]()
+    if isinstance(core, Recurrent):
+        if core.net.num_layers > 1:
+            return
+        hidden = core.net.hidden_size
+        if averages:
+            memories = [memory for memory in MEMORIES if TIMES * memory <= sum(map(len, stretches))]
+        if hidden < 2 * len(memories) * core.net.input_size:  # at most half of the units
+            memories = []
+        _average(core, memories)
+    scaling, taps, moment, target = model.scaling, core.taps, [], []
+    for z in stretches:
+        x = (np.asarray(z, np.float64) - scaling.mean) / scaling.scale
+        if len(x) <= 2 * taps:
+            continue
+        n = np.tanh(_SMALL * x)
+        slow = [lfilter([1 / memory], [1, 1 / memory - 1], n, axis=0) for memory in memories]
+        direct = np.lib.stride_tricks.sliding_window_view(x, taps, axis=0)[:-1]  # (T - n, F, n)
+        columns = [*(a[taps - 1 : -1] for a in slow), direct.transpose(0, 2, 1).reshape(len(direct), -1)]
+        dy = np.diff(z[taps - 1 :, model.n_inputs :], axis=0) / scaling.increment_scale
+        settled = min(_SETTLED, len(dy) // 4)
+        moment.append(np.hstack([*columns, np.ones((len(dy), 1))])[settled:])
+        target.append(dy[settled:])
+    if not moment:
+        return
+    solution = _least_squares(np.vstack(moment), np.vstack(target))
+    units = len(memories) * len(scaling.mean)
+    weight = core.readout.weight.zero_()
+    weight[:, :units] = torch.from_numpy(solution[:units].T)
+    weight[:, hidden:] = torch.from_numpy(taps * solution[units:-1].T)
+    core.readout.bias.copy_(torch.from_numpy(solution[-1]))
+
+
+def _least_squares(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """The ridge solution (K, P) of a (T, K) to b (T, P); the last column of a, ones, is not shrunk."""
+    spread = a.std(axis=0)
+    size = np.where(spread > 0, spread, 1.0)
+    a = a / size
+    ridge = RIDGE * len(a) * np.eye(a.shape[1])
+    ridge[-1, -1] = 0.0
+    solution: npt.NDArray[Any] = np.linalg.lstsq(a.T @ a + ridge, a.T @ b, rcond=None)[0]
+    return np.asarray(solution / size[:, None], np.float64)
+
+
+def _average(core: Recurrent, memories: Sequence[int]) -> None:
+    """Make the first hidden units exponential averages of each feature over each memory."""
+    (w_x, w_h, b_x, b_h), hidden = core.net.all_weights[0], core.net.hidden_size
+    features = core.net.input_size
+    for unit in range(len(memories) * features):
+        memory, feature = memories[unit // features], unit % features
+        for tensor in (w_x, w_h, b_x, b_h):
+            tensor[unit::hidden] = 0.0
+        keep = math.log(memory - 1.0)  # its logistic is 1 - 1 / memory
+        if core.family == "gru":  # h = z h + (1 - z) tanh(x)
+            b_x[hidden + unit] = keep
+            w_x[2 * hidden + unit, feature] = _SMALL
+        elif core.family == "lstm":  # c = f c + i tanh(x), h = o tanh(c)
+            b_x[unit], b_x[hidden + unit], b_x[3 * hidden + unit] = -keep, keep, 10.0
+            w_x[2 * hidden + unit, feature] = _SMALL
+        else:  # h = tanh(w h + x)
+            w_h[unit, unit] = 1.0 - 1.0 / memory
+            w_x[unit, feature] = _SMALL / memory

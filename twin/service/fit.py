@@ -1,0 +1,109 @@
+"""`twin fit`: identify a plant from recordings, shown as it goes, within a budget of time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from twin import service
+from twin.checkpoint import newest, numbers, save
+from twin.errors import CheckpointError, ConfigError, RecordingError
+from twin.messages import Spec
+
+UNITS: Final = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+SHORTEST: Final = 1.0  # s
+LONGEST: Final = 86_400.0
+
+
+def seconds(text: str) -> float:
+    """A time such as 120s, 5m or 1h.
+
+    Raises:
+        ConfigError: it is no time, or one that cannot be a budget.
+
+    >>> seconds("120s"), seconds("5m"), seconds("90")
+    (120.0, 300.0, 90.0)
+    """
+    number = text.strip().rstrip("abcdefghijklmnopqrstuvwxyz")
+    unit = text.strip()[len(number) :] or "s"
+    try:
+        found = float(number) * UNITS[unit]
+    except (ValueError, KeyError):
+        found = -1.0
+    if not SHORTEST <= found <= LONGEST:
+        raise ConfigError(
+            f"--budget {text}: give a time from {SHORTEST:g} s to {LONGEST / 3600:g} h, e.g. 120s, 5m or 1h"
+        )
+    return found
+
+
+def fit(
+    console: Console,
+    records: Sequence[NDArray[np.float64]],
+    spec: Spec,
+    directory: Path,
+    *,
+    model: str,
+    budget: float,
+    seed: int,
+) -> dict[str, Any]:
+    """Find a model within `budget` s, save it, and answer its number, place and figures.
+
+    A signal ends it early, and the best so far is saved.
+
+    Raises:
+        RecordingError: samples from which nothing can be learned, or no model was found before the end.
+        CheckpointError: the run directory holds models of another plant, or cannot be written.
+    """
+    begun = time.monotonic()
+    newest(directory, spec)  # a wrong run directory shows here, before minutes of work
+    stop = service.Stop()
+
+    import torch  # a second, of the budget
+
+    from twin.fit import Fit
+
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    work = Fit(records, spec, model, seed)
+    try:  # what cannot be written shows here, before minutes of work
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise CheckpointError(f"{fault.filename}: {fault.strerror}; choose another --run-dir") from None
+    samples = sum(map(len, records))
+    console.print(f"{samples:,} samples; Ctrl-C ends it early, and keeps the best model so far")
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("held out: {task.fields[error]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("least squares", total=budget, error="-")
+        for now in work.run(lambda: (time.monotonic() - begun) / budget):
+            error = f"{100 * now.held_out:.3g} %" if np.isfinite(now.held_out) else "-"
+            progress.update(task, completed=min(now.spent, 1.0) * budget, description=now.trying, error=error)
+            if stop:
+                break
+    if stop and work.best is None:
+        raise RecordingError("stopped before there was a model: nothing was saved")
+    number = max(numbers(directory), default=0) + 1
+    checkpoint = work.checkpoint(number)
+    path = save(directory, checkpoint)
+    return {
+        "model": number,
+        "path": str(path),
+        "family": checkpoint.family,
+        "sizes": dict(checkpoint.sizes),
+        "samples": samples,
+        "seconds": time.monotonic() - begun,
+        "stopped": bool(stop),
+        **checkpoint.metrics,
+    }
