@@ -25,6 +25,7 @@ from benchmarks.quick_motor import quick as simulated
 from simulators import motor
 from simulators.dc_motor import DCMotor
 from simulators.sensors import SensorNoise
+from twin.changes import Changes
 from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig
 from twin.messages import Sample
@@ -36,6 +37,7 @@ WINDOW: Final = 100  # of twin and trainer, samples
 ANY: Final = 20_000
 """Samples over which coverage is counted, wherever they begin."""
 HORIZONS: Final = (0.1, 1.0, 2.0)  # s
+LOOK: Final = 1_000  # samples between two looks at the parameters
 FORECAST_EVERY: Final = 0.5  # s
 
 Array = NDArray[np.float64]
@@ -162,10 +164,15 @@ def forecasts(checkpoint: Checkpoint, seconds: float) -> dict[str, Any]:
 
 
 def alarms_in(checkpoint: Checkpoint, z: Array) -> list[tuple[float, str, str]]:
-    """When, of which output and of which kind the alarms of a stream were."""
-    twin, found = following(checkpoint), []
+    """When, of which output and of which kind the alarms of a stream were; and what the event `changed` told
+    of a motor's parameters, which are looked at once a second, as the twin's process does."""
+    twin, changes, found = following(checkpoint), Changes(), []
     for sample in samples(z):
         twin.step(sample)
+        if sample.seq % LOOK == 0 and twin.active is not None and not twin.watch.ringing:
+            found += [
+                (sample.t, "motor", text.split()[0]) for text, _ in changes.look(twin.active.parameters)
+            ]
         while twin.alarms:
             alarm = twin.alarms.popleft()
             if not alarm.over:

@@ -72,7 +72,7 @@ class Cusum:
         self.largest = 0.0
         if n >= kernel.BLOCKS:
             scale = math.sqrt(6) / math.pi * math.sqrt(self.max_variance) * (1 + kernel.MARGIN / n)
-            self.threshold = self.max_mean + scale * (self.rare - kernel.MEAN) + 1
+            self.threshold = self.max_mean + kernel.CAUTION * scale * (self.rare - kernel.MEAN) + 1
 
 
 @dataclass
@@ -344,7 +344,7 @@ def test_a_twin_counts_its_alarms_and_hands_them_over() -> None:
     twin, still = Twin(SPEC, window=40), Still()
     twin.refresh(checkpoint(1), still)  # type: ignore[arg-type]
     twin.catch_up()
-    y = np.random.default_rng(0).normal(size=(24_000, 2)) * [0.01, 1.0]
+    y = np.random.default_rng(0).normal(size=(30_000, 2)) * [0.01, 1.0]
     y[20_000:21_000, 1] += 5.0
     for k, (current, speed) in enumerate(y.tolist()):
         if not 18_000 <= k < 18_020:  # a gap is no reason for an alarm
@@ -354,4 +354,4 @@ def test_a_twin_counts_its_alarms_and_hands_them_over() -> None:
     assert twin.counters.alarms == 1
     assert begun.output == "speed" and begun.kind in ("offset", "spread")
     assert (begun.over, over.over) == (False, True)
-    assert 20.0 <= begun.t < 20.1 and 22.0 <= over.t < 24.0
+    assert 20.0 <= begun.t < 20.1 and 22.0 <= over.t < 30.0

@@ -33,7 +33,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`Twin` when it is asked for: it brings Numba along, which those who only publish or listen do without."""
+    """`Twin` when it is asked for: it brings Numba along, and who only publishes needs none."""
     if name == "Twin":
         from twin.twin import Twin
 

@@ -53,6 +53,9 @@ CEILING: Final = 1.5  # thresholds up to which a CUSUM grows, so that it is soon
 MARGIN: Final = 36.0  # maxima: with so many, a threshold is twice as far off as their deviation says
 REACH, LEAST = 2.5, 2.0  # deviations, and units, above the mean maximum that one counts for: what leads to an
 # alarm must not raise the threshold meanwhile
+CAUTION: Final = 1.4
+"""Times that a threshold is as far above the mean maximum as Gumbel's distribution says: residuals of a model
+close to the best have rarer and larger excursions (a load that jumps) than exponential tails."""
 GUMBEL: Final = math.sqrt(6.0) / math.pi  # scale of a Gumbel distribution per standard deviation
 MEAN: Final = 0.5772156649  # its mean, in scales
 QUIET: Final = 1_000.0  # samples below half of each threshold that end an alarm
@@ -170,7 +173,7 @@ def _maximum(m: Any, s: Any, rare: Any) -> None:
     m[s + MAX_VAR] += ((1.0 - 1.0 / n) * d * d - m[s + MAX_VAR]) / n
     if n >= BLOCKS:
         scale = GUMBEL * math.sqrt(m[s + MAX_VAR]) * (1.0 + MARGIN / n)
-        m[s + THRESHOLD] = m[s + MAX_MEAN] + scale * (rare - MEAN) + 1.0
+        m[s + THRESHOLD] = m[s + MAX_MEAN] + CAUTION * scale * (rare - MEAN) + 1.0
 
 
 @njit(inline="always")
