@@ -15,6 +15,7 @@ import pytest
 import scipy.linalg
 import torch
 
+from benchmarks.quick_motor import quick
 from simulators import MOTORS, DCMotor, Scenario, SensorNoise, default_load, default_voltage, motor, signal
 from simulators.scenario import Drift
 from simulators.simulate import Solver, simulate
@@ -282,6 +283,32 @@ def test_one_outlier_is_not_believed(column: int, size: float) -> None:
     for name, (value, _) in predictor.parameters.items():
         if name in "RKJ":
             assert value == pytest.approx(clean.parameters[name][0], rel=2e-3)
+
+
+@pytest.mark.parametrize("adapting", [False, True])
+def test_a_small_jump_of_the_load_is_found(adapting: bool) -> None:
+    load = np.zeros(3_000)
+    load[2_000:] = 0.05 * QUBE.rated_torque  # within its first ten samples lost in the sensor's noise
+    run = quick(QUBE, 3_000, load=load)
+    predictor = opened(found())
+    predictor.adapting = adapting
+    error = run.x[1:, 1] - answers(predictor, run.z)[:-1, 1]
+    assert np.abs(error[1_000:1_990]).mean() < 0.04
+    assert np.abs(error[2_010:2_030]).mean() < 0.15
+
+
+@pytest.mark.parametrize("adapting", [False, True])
+def test_a_motor_that_creeps_out_of_standstill_is_believed(adapting: bool) -> None:
+    """Slower than one sample would be believed: 0.4 rad/s beside noise of 0.1."""
+    predictor = opened(found())
+    predictor.adapting = adapting
+    v = np.concatenate([np.tile(np.repeat([5.0, -5.0], 250), 4), np.zeros(500)])
+    before = quick(QUBE, len(v), voltage=v, load=0.0).z
+    noise = np.random.default_rng(4).normal(size=(200, 2)) * (0.003, 0.1)
+    creeping = np.column_stack([np.full(200, 0.4), np.full(200, 0.06), np.full(200, 0.4)])
+    creeping[:, 1:] += noise
+    got = answers(predictor, np.concatenate([before, creeping]))[-100:, 1]
+    assert got.mean() == pytest.approx(0.4, abs=0.1)
 
 
 def test_a_free_run_does_not_adapt() -> None:

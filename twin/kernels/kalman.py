@@ -11,6 +11,10 @@ Parameters wander too, by `WALK`, but never by more than a sample has taught of 
 the variance that it took. So nothing winds up in standstill. Dry friction may be another one after each
 reversal. Where the innovations say for longer that the model fits no more, the parameters' variance is
 widened at once to `WIDE`.
+
+A jump of the load that shows in one innovation is believed at once; a smaller one, each sample of which
+might be noise, is found by a two-sided CUSUM of the speed's innovations (E. S. Page, "Continuous inspection
+schemes", Biometrika 41, 1954). Where such jumps come often, it is the model that does not fit.
 """
 
 from __future__ import annotations
@@ -28,6 +32,15 @@ JOINT: Final = STATES + PARAMETERS
 GATE: Final = 5.0
 """Standard deviations beyond which a first innovation is taken for an outlier, and a second one for the
 truth."""
+SURE: Final = 4.0
+"""Standard deviations of the speed from which on a motor that should stand is believed to move."""
+TENDING: Final = 1.0
+"""Of the speed's innovations, in standard deviations, what the CUSUM leaves out of each."""
+TENDENCY: Final = 4.5
+"""Where it comes to this, the load has jumped."""
+OFTEN: Final = 4.0
+"""So many jumps found in this way, within `OVER` seconds, are the model's and not the load's."""
+OVER: Final = 0.5
 JUMP: Final = 4.0
 """Sizes of the load that one jump of it may have; a speed that this explains is believed at once."""
 WALK: Final = (0.01, 0.01, 0.005, 0.01, 0.002, 0.02)
@@ -59,10 +72,11 @@ class Filter(NamedTuple):
     cov: Any
     """(9, 9) their covariance."""
     flags: Any
-    """(2,) 1 where the last innovation, of the current or the speed, was an outlier."""
+    """(4,) 1 where the last innovation, of the current or the speed, was an outlier; the CUSUM of the speed's
+    innovations, upwards and downwards."""
     fit: Any
-    """(5,) means of the normalised squares, less one; samples until the next widening, of each; the last
-    mode."""
+    """(6,) means of the normalised squares, less one; samples until the next widening, of each; the last
+    mode; jumps of the load that the CUSUM found lately."""
     p: Any
     """(8,) the parameters now, and the units of b and τ_c."""
     p0: Any
@@ -83,8 +97,8 @@ def new_filter(p0: Any, noise: Any) -> Filter:
     shapes = (
         (JOINT,),
         (JOINT, JOINT),
-        (2,),
-        (5,),
+        (4,),
+        (6,),
         (8,),
         (8,),
         (4,),
@@ -134,6 +148,8 @@ def measure(k: Filter, n: int, dt: float, current: float, speed: float) -> tuple
 
     What a jump of the load explains, the current's innovation too, is believed at once. Of what else does not
     fit, a first sample is left out, and a second one is the truth: then neither state is known any more.
+    While the motor stands, nothing is learned of the load but that friction holds it; once it is sure to
+    move, the load is what friction holds no more.
     """
     x, cov, flags, noise, p = k.x, k.cov, k.flags, k.noise, k.p
     e, d = current - x[0], speed - x[1]
@@ -146,6 +162,10 @@ def measure(k: Filter, n: int, dt: float, current: float, speed: float) -> tuple
     periods = 1.0 + max(flags[0], flags[1])
     alike = off and (e - pull * d) ** 2 <= GATE * GATE * variance
     jump = alike and abs(d) <= JUMP * noise[3] * abs(push) * periods
+    if x[1] == 0.0 and cov[1, 1] == 0.0 and second > SURE * SURE and (jump or not off):
+        begin(k, current, speed)
+        x[2] = p[2] * current - math.copysign(p[5], speed)
+        return first, second
     if (out or off) and not jump and flags[0] == 0.0 and flags[1] == 0.0:
         flags[0], flags[1] = 1.0 if out else 0.0, 1.0 if off else 0.0
         return first, second
@@ -159,9 +179,25 @@ def measure(k: Filter, n: int, dt: float, current: float, speed: float) -> tuple
             cov[1, 1] += d * d
     flags[0] = 1.0 if out and not jump else 0.0
     flags[1] = 1.0 if off and not jump else 0.0
+    _look_for_jump(k, n, d / math.sqrt(cov[1, 1] + noise[1] * noise[1]), pull, push, alike)
     _correct(k, n, 0, e)
     _correct(k, n, 1, speed - x[1])
     return first, second
+
+
+@njit(**_INLINE)
+def _look_for_jump(k: Filter, n: int, shift: float, pull: float, push: float, believed: bool) -> None:
+    """Take the speed's normalised innovation into the CUSUM, and widen what a jump found moves."""
+    flags = k.flags
+    flags[2] = max(flags[2] + shift - TENDING, 0.0)
+    flags[3] = max(flags[3] - shift - TENDING, 0.0)
+    if flags[2] <= TENDENCY and flags[3] <= TENDENCY:
+        return
+    flags[2] = flags[3] = 0.0
+    if not believed and k.fit[5] < OFTEN:
+        _widen(k.cov, pull * push, push, k.noise[3] * k.noise[3])
+    if n > STATES:  # who does not adapt has no other way to follow
+        k.fit[5] += 1.0
 
 
 @njit(**_INLINE)
@@ -223,11 +259,12 @@ def adapt(k: Filter, dt: float, v: float, current: float, speed: float) -> None:
         fit[4] = mode
         dry = cov[STATES + 5, STATES + 5]
         cov[STATES + 5, STATES + 5] = max(dry, min(dry + TURN * TURN, WIDE[5] * WIDE[5]))
+    fit[5] -= fit[5] * dt / OVER
     for h in range(2):
         share = MEMORY[0] if h == 0 else min(MEMORY[1], dt / SLOW)
         fit[h] += share * (min(first if h == 0 else second, CLIPPED) - 1.0 - fit[h])
         fit[2 + h] -= dt
-        if fit[h] > UNFIT[h] - 1.0 and fit[2 + h] <= 0.0:
+        if (fit[h] > UNFIT[h] - 1.0 or (h == 1 and fit[5] > OFTEN)) and fit[2 + h] <= 0.0:
             fit[2 + h] = PATIENCE
             for j in range(3 * h, 3 * h + 3):
                 cov[STATES + j, STATES + j] = max(cov[STATES + j, STATES + j], WIDE[j] * WIDE[j])

@@ -1,7 +1,7 @@
 """Many filters of one motor at work: samples in, what is expected next out, all in memory that was there
 before.
 
-A row is a filter (`twin.kernels.kalman`), 64-bit throughout. Its state for the outside is eleven float32
+A row is a filter (`twin.kernels.kalman`), 64-bit throughout. Its state for the outside is thirteen float32
 numbers, the mean and covariance of current, speed and load in the checkpoint's own scales and two marks of
 outliers; a filter that does not adapt rounds to them after each sample, so that a state handed out and put
 back repeats what followed.
@@ -22,12 +22,13 @@ from twin.kernels.kalman import JOINT, STATES, WALK, WIDE, Filter, adapt, begin,
 from twin.kernels.motor import PARAMETERS
 from twin.kernels.vectors import doubles, integer, pointer
 
-STATE: Final = 11
-"""i, ω, τ_L, the lower triangle of their covariance, two marks of outliers."""
+STATE: Final = 13
+"""i, ω, τ_L, the lower triangle of their covariance, two marks of outliers, two sums of the speed's
+innovations."""
 ANSWER: Final = 5
 """v, the innovations of both outputs, and both outputs expected next: what a correction would like to see."""
 _ROW: Final = (
-    9 + 81 + 2 + 5 + 8 + 2
+    9 + 81 + 4 + 6 + 8 + 2
 )  # x, covariance, flags, fit, p; whether it is joint, whether it has begun
 _MODEL: Final = (
     8 + 4 + 3 + 3 + 60
@@ -47,6 +48,8 @@ def _round(k: Filter, scale: Any) -> None:
             unit = scale[a] * scale[b]
             k.cov[a, b] = np.float64(np.float32(k.cov[a, b] / unit)) * unit
             k.cov[b, a] = k.cov[a, b]
+    for a in range(2, 4):
+        k.flags[a] = np.float64(np.float32(k.flags[a]))
 
 
 @njit(**_INLINE)
@@ -55,9 +58,9 @@ def _filter(row: Any, model: Any) -> Filter:
     return Filter(
         row[0:9],
         row[9:90].reshape(JOINT, JOINT),
-        row[90:92],
-        row[92:97],
-        row[97:105],
+        row[90:94],
+        row[94:100],
+        row[100:108],
         model[0:8],
         model[8:12],
         room[0:3],
@@ -90,20 +93,20 @@ def follower() -> Callable[[int], None]:
                     np.float64(z[r, t, 1 + at_i]),
                     np.float64(z[r, t, 1 + at_w]),
                 )
-                if row[106] == 0.0:
-                    row[106] = 1.0
+                if row[109] == 0.0:
+                    row[109] = 1.0
                     begin(k, current, speed)
                 answers[r, t, 0] = v
                 answers[r, t, 1 + at_i] = current - k.x[0]
                 answers[r, t, 1 + at_w] = speed - k.x[1]
                 if adapting:
-                    row[105] = 1.0
+                    row[108] = 1.0
                     adapt(k, dt, v, current, speed)
                 else:
                     if (
-                        row[105] == 1.0
+                        row[108] == 1.0
                     ):  # what it has learned about the parameters stays, apart from the state
-                        row[105] = 0.0
+                        row[108] = 0.0
                         k.cov[:STATES, STATES:] = 0.0
                         k.cov[STATES:, :STATES] = 0.0
                     follow(k, dt, v, current, speed)
@@ -146,11 +149,11 @@ class Motors:
     def reset(self, *, learned: bool = True) -> None:
         """Forget all samples, and, unless `learned` is False, what they taught about the parameters."""
         memory = self._memory
-        keep = (memory[:, 106:107] > 0.0) & (not learned)  # before the first sample there is nothing to keep
+        keep = (memory[:, 109:110] > 0.0) & (not learned)  # before the first sample there is nothing to keep
         covariance = memory[:, 9:90].reshape(-1, JOINT, JOINT)[:, STATES:, STATES:].copy()
-        values = memory[:, 97:105].copy()
+        values = memory[:, 100:108].copy()
         memory[:] = 0.0
-        memory[:, 97:105] = np.where(keep, values, self._model[:8])
+        memory[:, 100:108] = np.where(keep, values, self._model[:8])
         memory[:, 9:90].reshape(-1, JOINT, JOINT)[:, STATES:, STATES:] = np.where(
             keep[:, :, None], covariance, self._covariance
         )
@@ -189,11 +192,11 @@ class Motors:
 
     @property
     def state(self) -> npt.NDArray[np.float32]:
-        """(N, 11) as a copy."""
+        """(N, 13) as a copy."""
         parts = [self._memory[:, :STATES] / self._scale(1)]
         cov = self._memory[:, 9:90].reshape(-1, JOINT, JOINT)
         parts.append(cov[(slice(None), *_TRIANGLE)] / self._scale(2))
-        return np.concatenate((*parts, self._memory[:, 90:92]), axis=1).astype(np.float32)
+        return np.concatenate((*parts, self._memory[:, 90:94]), axis=1).astype(np.float32)
 
     @state.setter
     def state(self, state: npt.NDArray[np.float32]) -> None:
@@ -206,9 +209,9 @@ class Motors:
         lower = given[:, STATES:9] * self._scale(2)
         cov[(slice(None), *_TRIANGLE)] = lower
         cov[(slice(None), *_TRIANGLE[::-1])] = lower
-        memory[:, 90:92] = given[:, 9:]
-        memory[:, 105] = 0.0
-        memory[:, 106] = given[:, STATES] > 0.0  # a covariance is zero only before the first sample
+        memory[:, 90:94] = given[:, 9:]
+        memory[:, 108] = 0.0
+        memory[:, 109] = given[:, STATES] > 0.0  # a covariance is zero only before the first sample
 
     def _scale(self, order: int) -> Array:
         scale = self._model[12:15]
@@ -217,9 +220,9 @@ class Motors:
     def parameters(self, row: int = 0) -> tuple[Array, Array]:
         """R, L, K, J, b, τ_c (6,) now, and their standard errors (6,), in SI units."""
         memory = self._memory[row]
-        values = memory[97:103].copy()
+        values = memory[100:106].copy()
         variance = np.diag(memory[9:90].reshape(JOINT, JOINT))[STATES:]
-        if not memory[106]:
+        if not memory[109]:
             variance = np.diag(self._covariance)
         unit = np.concatenate((values[:4], self.units))
         return values, np.sqrt(np.maximum(variance, 0.0)) * unit

@@ -37,7 +37,7 @@ PARAMETERS: Final = {
     "tau_c": "N·m",
 }
 """A motor's parameters and their units: K is both N·m/A and V·s/rad. In this order they stand in tensors."""
-FILTER: Final = 11
+FILTER: Final = 13
 """Numbers that the physics' filter carries from one sample to the next."""
 
 _LIMITS: Final = {

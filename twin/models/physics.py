@@ -42,8 +42,9 @@ Array = npt.NDArray[Any]
 class Physics(Model):
     """ŷ(k+1) from an extended Kalman filter of current, speed and load torque.
 
-    The state (N, 11) are the expected current, speed and load, the lower triangle of their covariance, all in
-    their scales, and a mark for each output whose last sample was an outlier.
+    The state (N, 13) are the expected current, speed and load, the lower triangle of their covariance, all in
+    their scales, a mark for each output whose last sample was an outlier, and two sums of the speed's
+    innovations.
     """
 
     values: Tensor
