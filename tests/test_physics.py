@@ -311,6 +311,16 @@ def test_a_motor_that_creeps_out_of_standstill_is_believed(adapting: bool) -> No
     assert got.mean() == pytest.approx(0.4, abs=0.1)
 
 
+def test_a_motor_that_settles_within_a_period_is_found() -> None:
+    """A mechanical time constant of 4 ms, sampled every 20 ms."""
+    plant, dt = motor("maxon-re25"), 0.02
+    model = fitted(quick(plant, 900, dt=dt, seed=4).z, spec=plant.spec(dt))
+    values = {name: value for name, (value, _) in model.physical().items()}
+    assert values["R"] == pytest.approx(plant.resistance, rel=0.03)
+    assert values["K"] == pytest.approx(plant.torque_constant, rel=0.01)
+    assert values["J"] == pytest.approx(plant.inertia, rel=0.3)
+
+
 def test_a_free_run_does_not_adapt() -> None:
     predictor = opened(found())
     predictor.adapting = True

@@ -422,6 +422,30 @@ def test_a_candidate_must_be_better_in_free_run_too(accepted: tuple[Trainer, Ver
     assert verdict.figures["one_step_ratio"] == verdict.figures["free_run_ratio"] == 1.0
 
 
+def test_a_plant_that_has_only_a_motors_signals_is_given_a_network() -> None:
+    """The current's sign is the wrong way round: no DC motor is like that."""
+    config = SMALL.model_copy(update={"model": "auto"})
+    stream = [replace(sample, y=sample.y | {"current": -sample.y["current"]}) for sample in PRBS]
+    found = trainer(stream[:800], config)
+    texts = []
+    for more in (stream[800:1000], stream[1000:1200], stream[1200:1400]):
+        for _ in found.refit():
+            pass
+        for sample in more:
+            found.observe(sample)
+        texts.append(found.accept())
+    assert [verdict.passed for verdict in texts] == [False, False, True]
+    assert "linear model" in texts[0].text and "gru" in texts[1].text
+    assert found.incumbent is not None and found.incumbent.family == "gru"
+
+
+@pytest.mark.parametrize("model", ["auto", "physics"])
+def test_a_motor_keeps_its_equations(model: str) -> None:
+    found = refitted(PRBS[:1200], SMALL.model_copy(update={"model": model}))
+    assert found.accept().passed and found.incumbent is not None
+    assert found.incumbent.family == "physics"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

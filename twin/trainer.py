@@ -43,6 +43,9 @@ MOST_CAUTIOUS = 1 / 16
 WORTH = 0.98
 """Product of both ratios of errors that a physical candidate must reach, and the inverse of the worst of
 each."""
+UNLIKE, TWICE = 1.25, 2
+"""Where a motor's equations err so many times as much as a linear model, one step ahead, and so often in
+succession, it is another plant that has a motor's signals."""
 CHANGED = 1.5
 """An incumbent that errs so many times as much as is usual, one step ahead, stands before a change."""
 DARING = 0.25
@@ -82,6 +85,8 @@ class Trainer:
         incumbent: Checkpoint | None = None,
         adapt: bool = False,
     ) -> None:
+        self._free = config.model == "auto" and incumbent is None  # to leave equations that do not fit
+        self._unlike = 0  # times that they did not
         config = decided(spec, config, incumbent)
         self.spec, self.config, self.warm, self.adapt = spec, config, window, adapt
         self.number = incumbent.number if incumbent else 0
@@ -314,6 +319,9 @@ class Trainer:
             incumbent = None
         if incumbent is None:
             other = self._errors(None, z)
+        unfit = self._unlike_equations(own, z) if self._free and self.config.model in PHYSICAL else None
+        if incumbent is None and unfit is not None:
+            return unfit
         one_step, free_run = self._ratio(candidate, own, other) if incumbent is not None else own.ratio(other)
         passed = one_step < 1 and free_run < 1
         if self.config.model in PHYSICAL and self.incumbent is not None:
@@ -341,6 +349,24 @@ class Trainer:
             return Verdict(True, f"model {self.number} accepted: {text}", figures)
         self._usual = self._usual or other
         return Verdict(False, f"refused: {text}", figures)
+
+    def _unlike_equations(self, own: Errors, z: Tensor) -> Verdict | None:
+        """The refusal, if a linear model does better than a motor's equations on segments z, one step ahead.
+        If it does so twice, the plant is none that they describe, and is given a network like every other.
+        """
+        linear = self.config.model_copy(update={"model": "arx"})
+        seen = self._longest(self._trained_to)
+        rival = asked_model(self.spec, linear, Scaling.of(seen, len(self.spec.outputs)))
+        rival.fit_readout(seen)
+        times, _ = own.ratio(self._errors(rival, z))
+        if times < UNLIKE:
+            return None
+        self._unlike += 1
+        text = f"refused: {self.config.model} errs × {times:.3g} as much as a linear model"
+        if self._unlike == TWICE:
+            self.config = self.config.model_copy(update={"model": "gru"})
+            text += " again, so that its equations are not this plant's; from now on a gru is fitted"
+        return Verdict(False, text, {"one_step_ratio_to_linear": times})
 
     def take_back(self) -> None:
         """Go on from the incumbent before the last one that was accepted: nobody else has that one."""

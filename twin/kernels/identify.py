@@ -136,6 +136,29 @@ def guess(stretches: Sequence[Array], dt: float) -> Motor:
     return Motor(values, np.diag(np.square(PRIOR)), noise)
 
 
+def settled(stretches: Sequence[Array], dt: float, periods: float) -> Motor:
+    """A motor to begin with, where a period is long enough for it to settle, so that `guess` sees no more of
+    how it does: then v = R i + K ω at each period's end. Its mechanical time constant is so many `periods`,
+    the electrical one a tenth of that.
+    """
+    z = np.concatenate([s[:-1] for s in stretches])
+    after = np.concatenate([s[1:] for s in stretches])
+    v, i, w = z[:, 0], after[:, 1], after[:, 2]
+    r, k = np.abs(_least_squares(np.stack((i, w), 1), v)) + 1e-9
+    rows = np.stack((w, np.sign(w)), 1)
+    b_max = 0.3 * k * k / r
+    viscous, dry = np.maximum(_least_squares(rows, k * i), 0.0)
+    viscous = min(max(viscous, 1e-3 * b_max), b_max)
+    load = max(_deviation(k * i - rows @ (viscous, dry)), _QUIET * k * _deviation(i))
+    rest = _deviation(v - r * i - k * w)
+    noise = np.array(
+        [max(rest / r, 1e-6 * np.abs(i).max()), max(rest / k, 1e-6 * np.abs(w).max()), load, load]
+    )
+    inertia = periods * dt * k * k / r
+    values = np.array([r, 0.1 * periods * dt * r, k, inertia, viscous, dry])
+    return Motor(values, np.diag(np.square(PRIOR)), np.maximum(noise, 1e-12))
+
+
 def identify(
     motor: Motor, stretches: Sequence[Array], dt: float, passes: int = PASSES
 ) -> Generator[None, None, Motor]:
@@ -143,7 +166,8 @@ def identify(
 
     A generator, so that whoever runs it can do something else now and then; it returns the motor.
     """
-    best = math.inf
+    best = likelihood(motor, stretches, dt)
+    best = best if math.isfinite(best) else math.inf
     for _ in range(passes):
         trial = _pass(motor, stretches, dt)
         yield

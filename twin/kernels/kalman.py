@@ -36,11 +36,12 @@ SURE: Final = 4.0
 """Standard deviations of the speed from which on a motor that should stand is believed to move."""
 TENDING: Final = 1.0
 """Of the speed's innovations, in standard deviations, what the CUSUM leaves out of each."""
-TENDENCY: Final = 4.5
+TENDENCY: Final = 3.5
 """Where it comes to this, the load has jumped."""
 OFTEN: Final = 4.0
-"""So many jumps found in this way, within `OVER` seconds, are the model's and not the load's."""
-OVER: Final = 0.5
+"""So many jumps found in this way, within `OVER` seconds or samples, whichever is less, are the model's and
+not the load's."""
+OVER: Final = (0.5, 500.0)
 JUMP: Final = 4.0
 """Sizes of the load that one jump of it may have; a speed that this explains is believed at once."""
 WALK: Final = (0.01, 0.01, 0.005, 0.01, 0.002, 0.02)
@@ -259,7 +260,7 @@ def adapt(k: Filter, dt: float, v: float, current: float, speed: float) -> None:
         fit[4] = mode
         dry = cov[STATES + 5, STATES + 5]
         cov[STATES + 5, STATES + 5] = max(dry, min(dry + TURN * TURN, WIDE[5] * WIDE[5]))
-    fit[5] -= fit[5] * dt / OVER
+    fit[5] -= fit[5] * max(dt / OVER[0], 1.0 / OVER[1])
     for h in range(2):
         share = MEMORY[0] if h == 0 else min(MEMORY[1], dt / SLOW)
         fit[h] += share * (min(first if h == 0 else second, CLIPPED) - 1.0 - fit[h])

@@ -141,7 +141,7 @@ class Motors:
         scales = np.array([*scale[1:][[int(at_i), int(at_w)]], noise[3]])
         self._model[:_GIVEN] = np.concatenate((values, unit, noise, scales, [dt, at_i, at_w]))
         covariance = 0.5 * (covariance + covariance.T) + np.diag(np.square(WALK))
-        wide = np.minimum(1.0, np.array(WIDE) / np.sqrt(np.diag(covariance)))
+        wide = np.minimum(1.0, np.array(WIDE) / np.sqrt(np.maximum(np.diag(covariance), 1e-30)))
         self._covariance = covariance * np.outer(wide, wide)
         self.units = unit
         self.reset()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from twin.errors import SpecError
-from twin.kernels.identify import Motor, adapted, guess, identify, likelihood
+from twin.kernels.identify import Motor, adapted, guess, identify, likelihood, settled
 from twin.kernels.physics import Motors
 from twin.messages import Spec
 from twin.models import PARAMETERS, Sizes, motor_columns, tensor_shapes
@@ -30,6 +30,10 @@ SHORTEST: Final = 1_500
 """Samples of the shortest part that is tried."""
 TAIL: Final = 0.1
 """Share of each part, its newest, on which the parts are compared."""
+SETTLED: Final = (0.1, 0.3, 1.0)
+"""Periods that a motor's time constant may be, where it has nearly settled at each period's end."""
+QUICK: Final = 10.0
+"""Periods of a time constant below which that may be so."""
 BETTER: Final = 0.02
 """By so much, for one sample, a shorter part must be likelier than a longer one: it knows less."""
 ADAPTED: Final = 20.0
@@ -169,9 +173,15 @@ class Physics(Model):
             older, newer = _divided(part, tail)
             if not older or not newer:
                 raise SpecError(f"{total} samples in {len(stretches)} stretches: too few to find a motor in")
-            starts = [guess(older, dt)] + ([self.motor] if known else [])
-            start = min(starts, key=lambda motor: _cost(motor, older, dt))
+            start = guess(older, dt)
+            if known:
+                start = min((start, self.motor), key=lambda motor: _cost(motor, older, dt))
             motor = yield from identify(start, older, dt)
+            r, _, k, j = start.values[:4]
+            if not known and r * j / (k * k) < QUICK * dt:
+                for periods in SETTLED:
+                    other = yield from identify(settled(older, dt, periods), older, dt)
+                    motor = min((motor, other), key=lambda motor: _cost(motor, older, dt))
             cost = _cost(motor, newer, dt)
             if best is None or cost < best[0] - BETTER:
                 best = cost, motor, part
