@@ -25,8 +25,6 @@ Array = NDArray[np.float64]
 class Cusum:
     """One statistic of one output, as the equations have it."""
 
-    clock: int
-    allowance: float
     cap: float
     both: bool
     rare: float
@@ -43,9 +41,9 @@ class Cusum:
 
     def take(self, x: float) -> bool:
         self.n += 1
-        a = 1 / min(self.n, kernel.MEMORY[self.clock])
+        a = 1 / min(self.n, kernel.MEMORY)
         d = x - self.mean
-        if self.n <= kernel.SETTLE[self.clock]:
+        if self.n <= kernel.SETTLE:
             self.mean += a * d
             self.variance += a * ((1 - a) * d * d - self.variance)
             return False
@@ -54,12 +52,12 @@ class Cusum:
         self.mean += a * t * sd
         self.variance += a * (t * t * sd * sd - self.variance)
         ceiling = kernel.CEILING * self.threshold
-        self.up = min(max(self.up + t - self.allowance, 0.0), ceiling)
+        self.up = min(max(self.up + t - kernel.ALLOWANCE, 0.0), ceiling)
         if self.both:
-            self.down = min(max(self.down - t - self.allowance, 0.0), ceiling)
+            self.down = min(max(self.down - t - kernel.ALLOWANCE, 0.0), ceiling)
         g = max(self.up, self.down)
         self.largest = max(self.largest, g)
-        if self.n % kernel.BLOCK[self.clock] == 0:
+        if self.n % kernel.BLOCK == 0:
             self.block()
         return g > self.threshold
 
@@ -83,17 +81,11 @@ class Reference:
     q: float = kernel.FIRST_WIDTH
     scale: float = 0.0
     count: int = 0
-    smoothed: float = 0.0
-    sign: float = 0.0
-    since: int = 0
-    total: float = 0.0
     cusums: list[Cusum] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name, allowance, cap in zip(kernel.STATISTICS, kernel.ALLOWANCE, kernel.CAP, strict=True):
-            clock = int(name == "reversal")
-            both = name in ("offset", "reversal")
-            self.cusums.append(Cusum(clock, allowance, cap, both, self.rare))
+        for name, cap in zip(kernel.STATISTICS, kernel.CAP, strict=True):
+            self.cusums.append(Cusum(cap, name == "offset", self.rare))
 
     def interval(self, r: float) -> None:
         if self.count:
@@ -101,19 +93,13 @@ class Reference:
         self.count += 1
         self.scale += (abs(r) - self.scale) / min(self.count, kernel.LOCAL)
 
-    def statistics(self, y: float, r: float) -> list[bool]:
-        offset, spread, burst, reversal = self.cusums
+    def statistics(self, r: float) -> None:
+        offset, spread = self.cusums
         if offset.n >= 10:
             reach = kernel.WINSOR * math.sqrt(offset.variance)
             r = min(max(r, -reach), reach)
-        self.smoothed += (r - self.smoothed) / kernel.SMOOTH
-        sign = float(np.sign(y))
-        if sign and sign != self.sign:
-            self.sign, self.since, self.total = sign, 0, 0.0
-        self.since += 1
-        self.total += r * self.sign
-        found = [offset.take(r), spread.take(r * r), burst.take(self.smoothed**2)]
-        return [*found, self.since == kernel.REVERSAL and reversal.take(self.total)]
+        offset.take(r)
+        spread.take(r * r)
 
 
 def stream(length: int, seed: int = 1) -> tuple[Array, Array]:
@@ -146,7 +132,7 @@ def test_the_compiled_recursion_is_the_written_one() -> None:
         reference = Reference(rare)
         for now, before in zip(y[:, p].tolist(), expected[:, p].tolist(), strict=True):
             reference.interval(now - before)
-            reference.statistics(now, now - before)
+            reference.statistics(now - before)
         own, table = watch._own[p], watch._table[p]
         assert own[[kernel.Q, kernel.SCALE]].tolist() == pytest.approx([reference.q, reference.scale])
         for j, cusum in enumerate(reference.cusums):
@@ -217,26 +203,22 @@ def faulty(kind: str, length: int = 50_000) -> tuple[Array, Array]:
             r[AT:, 1] += 0.1
         case "spread":
             r[AT:, 1] *= 1.5
-        case "burst":
+        case "hum":  # r², though no sample by itself is unusual
             r[AT:, 1] += 0.12 * np.sign(np.sin(np.arange(length - AT) / 15))
-        case "reversal":  # for some samples after each change of sign, otherwise than so far
-            turned = np.flatnonzero(np.diff(np.sign(y[:, 1]))) + 1
-            for start in turned[turned >= AT]:
-                r[start : start + 12, 1] += 0.15 * np.sign(y[start, 1])
         case "stuck":
             y[AT:, 1] = y[AT, 1]
             return y, expected
     return y, y - r
 
 
-@pytest.mark.parametrize("kind", ["offset", "spread", "burst", "reversal", "stuck"])
+@pytest.mark.parametrize("kind", ["offset", "spread", "hum", "stuck"])
 def test_a_fault_makes_an_alarm_of_its_output_and_no_other(kind: str) -> None:
     y, expected = faulty(kind)
     alarms = [alarm for alarm in watched(y, expected)[0] if not alarm.over]
     assert alarms and {alarm.output for alarm in alarms} == {"speed"}
     first = alarms[0]
     assert AT * SPEC.dt <= first.t < AT * SPEC.dt + 4
-    assert first.kind == kind or {kind, first.kind} <= {"offset", "spread", "burst"}
+    assert first.kind == kind or {kind, first.kind} <= {"offset", "spread", "hum"}
     assert "speed" in first.text and "rad/s" in first.text
 
 

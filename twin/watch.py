@@ -12,12 +12,10 @@ Nothing is assumed of the residuals. Summed over any n samples, the share outsid
 than |q_end - q_start| / (η n): with η = 0.02 and a q that stays within some units, by less than 1 % over
 20,000.
 
-**Alarms** by two-sided CUSUM (E. S. Page, Biometrika 41, 1954) of four statistics of each output's residual
-r: r itself (a sensor that is off), r² (errors in either direction, as of another resistance under voltages of
-both signs), the square of r smoothed over 16 samples (small errors that last for some), and the sum of r sgn
-y over the 16 samples after y has changed its sign (another dry friction). Each is standardised by its own
-slow mean and deviation, and cut off at a few of them, so that no outlier makes an alarm and an adapting model
-hides nothing.
+**Alarms** by CUSUM (E. S. Page, Biometrika 41, 1954) of two statistics of each output's residual r: r itself,
+two-sided (a sensor that is off), and r² (errors in either direction, as of another resistance under voltages
+of both signs). Each is standardised by its own slow mean and deviation, and cut off at a few of them, so that
+no outlier makes an alarm and an adapting model hides nothing.
 
 Below its threshold a CUSUM's excursions have an exponential tail (Lundberg's inequality), so that the largest
 of each block of samples follows Gumbel's distribution. Its mean and deviation are taken from the stream
@@ -111,7 +109,7 @@ class Watch:
 
     def renew(self) -> None:
         """The first model answers: learn anew what is usual. Later ones find it, as what it adapts to."""
-        self._own[:, [kernel.ALARM, kernel.CALM, kernel.AGE, kernel.SEEN, kernel.TURNS]] = 0.0
+        self._own[:, [kernel.ALARM, kernel.CALM, kernel.AGE, kernel.SEEN]] = 0.0
         self._table[:] = 0.0
         self._table[:, :, kernel.THRESHOLD] = math.inf
         self._ringing = [False] * len(self._ringing)
@@ -136,10 +134,8 @@ class Watch:
         how = {
             "offset": "is off from what is expected",
             "spread": "is farther from what is expected than it usually is",
-            "burst": "is for moments farther from what is expected than it usually is",
-            "reversal": "is otherwise than expected where it changes its sign",
         }[kind]
-        if own[kernel.REPEATS] >= STUCK and kind != "reversal":
+        if own[kernel.REPEATS] >= STUCK:
             kind, how = "stuck", f"is stuck at {own[kernel.LAST]:.6g} {unit}"
         text = f"{name} {how}: by {residual:.3g} {unit} now, {usual:.3g} {unit} rms usually"
         figures = {"residual": residual, "usual": usual, "repeats": float(own[kernel.REPEATS])}

@@ -32,25 +32,23 @@ FIRST_WIDTH: Final = 2.06
 
 # -- alarms: two-sided CUSUM of standardised statistics, thresholds from their own maxima -----------
 
-STATISTICS: Final = ("offset", "spread", "burst", "reversal")
-"""r; r²; the square of r smoothed; the sum of r sgn y over the first samples after y has changed its sign."""
+STATISTICS: Final = ("offset", "spread")
+"""r, of which a shift either way is a reason for an alarm; r², of which only a rise is."""
 K: Final = len(STATISTICS)
-ALLOWANCE: Final = (0.25, 0.25, 0.5, 0.75)
-"""Shift of each statistic, in its standard deviations, up to which its CUSUM does not grow."""
-CAP: Final = (5.0, 8.0, 8.0, 4.0)
+ALLOWANCE: Final = 0.25
+"""Shift of a statistic, in its standard deviations, up to which its CUSUM does not grow."""
+CAP: Final = (5.0, 8.0)
 """Standard deviations that one sample can count for at most, so that no outlier makes an alarm."""
-MEMORY, SETTLE, BLOCK = (20_000.0, 256.0), (2_000.0, 16.0), (500.0, 8.0)
-"""Of samples, and of reversals: how many the mean and the standard deviation are taken over (a long memory,
-so that a model that is adapted does not hide the change it is adapted to), how many there must be before the
-CUSUM begins, and how many make a block, whose largest CUSUM is one maximum."""
+MEMORY, SETTLE, BLOCK = 20_000.0, 2_000.0, 500.0
+"""Samples: over which mean and standard deviation are taken (a long memory, so that a model that is adapted
+does not hide the change it is adapted to), before the CUSUM begins, and of a block, whose largest CUSUM is
+one maximum."""
 BLOCKS: Final = 24.0
 """Maxima before there is a threshold; `RECALLED` is the number of them that it follows."""
 RECALLED: Final = 200.0
-SMOOTH: Final = 16.0  # samples: of `burst`
-REVERSAL: Final = 16.0  # samples: of `reversal`
-WINSOR: Final = 5.0  # standard deviations of the residual that go into the other statistics
+WINSOR: Final = 5.0  # standard deviations of the residual that go into the statistics
 CEILING: Final = 1.5  # thresholds up to which a CUSUM grows, so that it is soon back
-MARGIN: Final = 36.0  # maxima: with so many, a threshold is twice as far off as their deviation says
+MARGIN: Final = 50.0  # maxima: with so many, a threshold is twice as far off as their deviation says
 REACH, LEAST = 2.5, 2.0  # deviations, and units, above the mean maximum that one counts for: what leads to an
 # alarm must not raise the threshold meanwhile
 CAUTION: Final = 1.4
@@ -68,11 +66,10 @@ is, so that all is as before when a fault has passed."""
 NOTHING, RESIDUAL, WIDTH, ALL = 0.0, 1.0, 2.0, 3.0
 """What the caller gives at the head of the memory: whether there is a residual, whether the width learns from
 it, whether the alarms do."""
-Q, SCALE, COUNT, LAST, REPEATS, SMOOTHED, SIGN, SINCE, SUM, ALARM, CALM, AGE, SEEN, TURNS, TABLE = range(15)
+Q, SCALE, COUNT, LAST, REPEATS, ALARM, CALM, AGE, SEEN, TABLE = range(10)
 """Of an output: width, in scales, and local scale; residuals taken in; the last y, and how often it came
-again; the smoothed residual; the last sign of y, samples and sum since it changed; 2 + the statistic that
-gave alarm (0: none), samples since it has been calm, and its age; samples and reversals that the statistics
-know."""
+again; 2 + the statistic that gave alarm (0: none), samples since it has been calm, and its age; samples that
+the statistics know."""
 MU, VAR, UP, DOWN, MAX, MAXIMA, MAX_MEAN, MAX_VAR, THRESHOLD, FIELDS = range(10)
 """Of a statistic: mean and variance, both CUSUMs, the largest in this block; number, mean and variance of
 such maxima, and the threshold, infinite at first."""
@@ -129,16 +126,15 @@ def _interval(m: Any, own: Any, r: Any) -> None:
 
 
 @njit(inline="always")
-def _cusum(m: Any, s: Any, x: Any, n: Any, kind: Any, allowance: Any, cap: Any, rare: Any, calm: Any) -> Any:
+def _cusum(m: Any, s: Any, x: Any, n: Any, cap: Any, both: Any, rare: Any, calm: Any) -> Any:
     """Take in the n-th value of a statistic; 2 where its CUSUM is beyond the threshold, 1 beyond half of it.
 
-    `kind`: 0 of samples, 1 of reversals, 2 of samples where only a rise is a reason for an alarm.
+    `both`: whether a fall is a reason for an alarm, as a rise is.
     """
-    clock = kind % 2
-    a = 1.0 / min(n, MEMORY[clock]) if calm else 0.0
+    a = 1.0 / min(n, MEMORY) if calm else 0.0
     variance = m[s + VAR]
     d = x - m[s + MU]
-    if n <= SETTLE[clock] or variance == 0.0:  # what never varied has no deviation to be measured in
+    if n <= SETTLE or variance == 0.0:  # what never varied has no deviation to be measured in
         m[s + MU] += a * d
         m[s + VAR] += a * ((1.0 - a) * d * d - variance)
         return 0.0
@@ -148,14 +144,14 @@ def _cusum(m: Any, s: Any, x: Any, n: Any, kind: Any, allowance: Any, cap: Any, 
     m[s + MU] += a * d
     m[s + VAR] += a * (d * d - variance)
     limit = m[s + THRESHOLD]
-    up = min(max(m[s + UP] + t - allowance, 0.0), CEILING * limit)
+    up = min(max(m[s + UP] + t - ALLOWANCE, 0.0), CEILING * limit)
     m[s + UP] = up
-    if kind < 2:
-        down = min(max(m[s + DOWN] - t - allowance, 0.0), CEILING * limit)
+    if both:
+        down = min(max(m[s + DOWN] - t - ALLOWANCE, 0.0), CEILING * limit)
         m[s + DOWN] = down
         up = max(up, down)
     m[s + MAX] = max(m[s + MAX], up)
-    if int(n) % int(BLOCK[clock]) == 0:
+    if int(n) % int(BLOCK) == 0:
         _maximum(m, s, rare)  # during an alarm too, or one that is false would be learned nothing from
         m[s + MAX] = 0.0
     if up > limit:
@@ -188,26 +184,11 @@ def _statistics(m: Any, own: Any, y: Any, r: Any, rare: Any) -> Any:
     e = min(max(r, -reach), reach) if n > 10.0 and reach > 0.0 else r
     m[own + REPEATS] = m[own + REPEATS] + 1.0 if y == m[own + LAST] else 0.0
     m[own + LAST] = y
-    m[own + SMOOTHED] += (e - m[own + SMOOTHED]) / SMOOTH
-    sign = 1.0 if y > 0.0 else (-1.0 if y < 0.0 else 0.0)
-    if sign != 0.0 and sign != m[own + SIGN]:
-        m[own + SIGN], m[own + SINCE], m[own + SUM] = sign, 0.0, 0.0
-    m[own + SINCE] += 1.0
-    m[own + SUM] += e * m[own + SIGN]
-    smoothed = m[own + SMOOTHED]
-    found, which = _cusum(m, table, e, n, 0, ALLOWANCE[0], CAP[0], rare, calm), 0.0
-    g = _cusum(m, table + FIELDS, e * e, n, 2, ALLOWANCE[1], CAP[1], rare, calm)
-    if g > found:
-        found, which = g, 1.0
-    g = _cusum(m, table + 2 * FIELDS, smoothed * smoothed, n, 2, ALLOWANCE[2], CAP[2], rare, calm)
-    if g > found:
-        found, which = g, 2.0
-    if m[own + SINCE] == REVERSAL:
-        m[own + TURNS] += 1.0
-        g = _cusum(m, table + 3 * FIELDS, m[own + SUM], m[own + TURNS], 1, ALLOWANCE[3], CAP[3], rare, calm)
-        if g > found:
-            found, which = g, 3.0
-    return found + which if found > 1.5 else found
+    found = _cusum(m, table, e, n, CAP[0], True, rare, calm)
+    spread = _cusum(m, table + FIELDS, e * e, n, CAP[1], False, rare, calm)
+    if spread > found:
+        return spread + 1.0 if spread > 1.5 else spread
+    return found
 
 
 @njit
@@ -221,7 +202,7 @@ def _changes(m: Any, own: Any, found: Any) -> Any:
     m[own + AGE] += 1.0
     m[own + CALM] = m[own + CALM] + 1.0 if found == 0.0 else 0.0
     if m[own + AGE] >= LASTING:  # begin anew, with the thresholds
-        m[own + SEEN] = m[own + TURNS] = 0.0
+        m[own + SEEN] = 0.0
         for j in range(K):
             for i in range(MAXIMA):
                 m[own + TABLE + j * FIELDS + i] = 0.0
