@@ -158,7 +158,7 @@ def test_the_frame_runs_the_parts_that_are_there(
     for name in ("current", "speed"):
         assert 0.9 < summary[f"kalman_ratio_{name}"] <= summary[f"jump_ratio_{name}"] < 5.0
     assert summary["free_run_fit_1s"] < 100 and summary["free_run_limit_1s"] < 100
-    change = result["parts"]["stream"]["changes"]["R +40 %, τ_c × 2"]
+    change = result["parts"]["stream"]["changes"]["R +40 %, τ_c × 2"]["1"]
     assert change["before"]["current"] < 1.2 and change["changed"]["current"] < 1.2
     assert np.shape(change["ratio"]) == np.shape(change["incumbent"])
     growth = result["parts"]["growth"]["families"]

@@ -44,9 +44,9 @@ not the load's."""
 OVER: Final = (0.5, 500.0)
 JUMP: Final = 4.0
 """Sizes of the load that one jump of it may have; a speed that this explains is believed at once."""
-WALK: Final = (0.01, 0.01, 0.005, 0.01, 0.002, 0.02)
+WALK: Final = (0.01, 0.01, 0.005, 0.01, 0.0002, 0.02)
 """Of the parameters, 1/√s."""
-TURN: Final = 0.08
+TURN: Final = 0.04
 """Of τ_c, in sizes of the load, with each reversal."""
 WIDE: Final = (0.2, 0.2, 0.1, 0.2, 0.01, 0.3)
 """Standard deviations of the parameters after a change."""
