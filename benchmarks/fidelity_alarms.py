@@ -52,14 +52,19 @@ class Size:
     learned: float
     refits: int
     coverage: float
+    forecasts: float
     hours: float
     trials: int
     before: float
     after: float = 30.0
 
 
-FULL: Final = Size(learned=60.0, refits=12, coverage=180.0, hours=10.0, trials=20, before=120.0)
-QUICK: Final = Size(learned=30.0, refits=4, coverage=60.0, hours=0.05, trials=2, before=60.0, after=10.0)
+FULL: Final = Size(
+    learned=60.0, refits=12, coverage=180.0, forecasts=1500.0, hours=10.0, trials=20, before=120.0
+)
+QUICK: Final = Size(
+    learned=30.0, refits=4, coverage=60.0, forecasts=60.0, hours=0.05, trials=2, before=60.0, after=10.0
+)
 
 
 def models(size: Size) -> list[Checkpoint]:
@@ -271,7 +276,7 @@ def measure(console: Console, *, quick: bool, data: Path | None = None) -> dict[
     finally:
         torch.set_num_threads(threads)
     intervals = covered(first, last, size.coverage)
-    ahead = forecasts(last, max(60.0, size.coverage))
+    ahead = forecasts(last, size.forecasts)
     found = delays(last, size, console)
     quiet = false_alarms(last, size.hours, console)
     count = quiet["count"] + sum(each["early"] for each in found.values()) / len(found)

@@ -71,6 +71,17 @@ class History:
             yield start, end
             start = end
 
+    def between(self, first: int, last: int) -> NDArray[np.float64]:
+        """The samples (T, F) between two counts, of those that are among the newest."""
+        held = self.view()
+        oldest = self.count - len(held)
+        return held[max(first - oldest, 0) : last - oldest]
+
+    def longest(self, last: int) -> NDArray[np.float64]:
+        """The samples (T, F) of the longest unbroken part until a count: scaling and least squares look at
+        differences."""
+        return self.between(*max(self.stretches(0, last), key=lambda part: part[1] - part[0]))
+
     def starts(self, first: int, last: int) -> NDArray[np.int64]:
         """Every count between two at which a whole segment begins."""
         runs = [np.arange(a, b - self.segment + 1) for a, b in self.stretches(first, last)]

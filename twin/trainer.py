@@ -212,7 +212,7 @@ class Trainer:
     def _identify(self, end: int) -> Iterator[float]:
         """Let a family that is no network find its own parameters."""
         model = self._begin(end)
-        stretches = [self._between(a, b).copy() for a, b in self.history.stretches(0, end)]
+        stretches = [self.history.between(a, b).copy() for a, b in self.history.stretches(0, end)]
         yield from model.refit(stretches, known=not self._anew)
         self.candidate, self._trained_to = model, end
 
@@ -233,18 +233,6 @@ class Trainer:
         places = np.linspace(0, len(starts) - 1, min(count, len(starts))).astype(int)
         return torch.from_numpy(self.history.segments(starts[places]))
 
-    def _between(self, first: int, last: int) -> NDArray[np.float64]:
-        """The samples (T, F) between two counts that the history still holds."""
-        held = self.history.view()
-        oldest = self.history.count - len(held)
-        return held[max(first - oldest, 0) : last - oldest]
-
-    def _longest(self, end: int) -> NDArray[np.float64]:
-        """The samples (T, F) of the longest stretch: scaling and least squares look at differences."""
-        return self._between(
-            *max(self.history.stretches(0, end), key=lambda stretch: stretch[1] - stretch[0])
-        )
-
     def _errors(self, model: Model | None, z: Tensor) -> Errors:
         return errors(model, z, self.warm, len(self.spec.inputs))
 
@@ -264,7 +252,7 @@ class Trainer:
         """Whether the history has left what the incumbent was scaled for."""
         assert self.incumbent is not None
         scaling = self.incumbent.scaling
-        spread = np.sqrt(np.square(self._between(0, end) - scaling.mean).mean(axis=0))
+        spread = np.sqrt(np.square(self.history.between(0, end) - scaling.mean).mean(axis=0))
         return bool((spread > OUTGROWN * scaling.scale).any())
 
     def _begin(self, end: int) -> Model:
@@ -284,12 +272,16 @@ class Trainer:
             first, last = list(self.history.stretches(newest, end))[-1]
             enough = changed and last - first >= self.segment
             if model.family == "arx":  # which has a closed solution each time
-                model.fit_readout(self._between(first, last) if enough else self._longest(end))
+                model.fit_readout(self.history.between(first, last) if enough else self.history.longest(end))
             elif enough and model.family not in PHYSICAL:  # these look for changes themselves
-                model.refit_readout(self._between(first, last))
+                model.refit_readout(self.history.between(first, last))
             return model
-        config = self.config
-        z = self._longest(end)
+        return self._fitted(self.config.model, end)
+
+    def _fitted(self, family: str, end: int) -> Model:
+        """A new model by least squares."""
+        z = self.history.longest(end)
+        config = self.config.model_copy(update={"model": family})
         model = asked_model(self.spec, config, Scaling.of(z, len(self.spec.outputs)))
         model.fit_readout(z)
         return model
@@ -327,14 +319,9 @@ class Trainer:
         if self.config.model in PHYSICAL and self.incumbent is not None:
             # the twin adapts by itself: a swap must be worth what it interrupts
             passed = one_step * free_run < WORTH and max(one_step, free_run) < 1 / WORTH
+        outputs = self.spec.outputs
         figures = {"one_step_ratio": one_step, "free_run_ratio": free_run}
-        for i, name in enumerate(self.spec.outputs):
-            figures |= {
-                f"one_step_rmse.{name}": float(own.one_step[i]),
-                f"free_run_rmse.{name}": float(own.free_run[i]),
-                f"incumbent_one_step_rmse.{name}": float(other.one_step[i]),
-                f"incumbent_free_run_rmse.{name}": float(other.free_run[i]),
-            }
+        figures |= own.figures(outputs) | other.figures(outputs, "incumbent_")
         rival = f"model {self.number}" if incumbent is not None else "persistence"
         text = f"error × {one_step:.3f} one step ahead, × {free_run:.3f} in free run, against {rival}"
         # a candidate that came out worse went too far: the next one takes smaller steps from the same place
@@ -354,11 +341,8 @@ class Trainer:
         """The refusal, if a linear model does better than a motor's equations on segments z, one step ahead.
         If it does so twice, the plant is none that they describe, and is given a network like every other.
         """
-        linear = self.config.model_copy(update={"model": "arx"})
-        seen = self._longest(self._trained_to)
-        rival = asked_model(self.spec, linear, Scaling.of(seen, len(self.spec.outputs)))
-        rival.fit_readout(seen)
-        times, _ = own.ratio(self._errors(rival, z))
+        linear = self._fitted("arx", self._trained_to)
+        times, _ = own.ratio(self._errors(linear, z))
         if times < UNLIKE:
             return None
         self._unlike += 1

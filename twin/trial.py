@@ -6,6 +6,7 @@ A segment (segment, F) begins with the window that warms a hidden state; what co
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,14 @@ class Errors:
     def finite(self) -> bool:
         """Whether all of them are numbers."""
         return bool(np.isfinite(self.one_step).all() and np.isfinite(self.free_run).all())
+
+    def figures(self, outputs: Sequence[str], whose: str = "") -> dict[str, float]:
+        """By name, as a verdict and a checkpoint have them."""
+        found: dict[str, float] = {}
+        for i, name in enumerate(outputs):
+            found[f"{whose}one_step_rmse.{name}"] = float(self.one_step[i])
+            found[f"{whose}free_run_rmse.{name}"] = float(self.free_run[i])
+        return found
 
     def ratio(self, other: Errors) -> tuple[float, float]:
         """One step ahead and in free run: own error over the other's, the geometric mean over the outputs."""
