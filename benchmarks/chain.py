@@ -63,6 +63,7 @@ def measure(console: Console, *, quick: bool) -> dict[str, Any]:
         conditions.append(REALTIME)
     else:
         console.print("--realtime is not measured: this twin does not have it")
+    others = [c for c in OTHERS if not quick or c.transport == "ipc" or c.rate == TWIN.rate]
     with tempfile.TemporaryDirectory(prefix="lt") as folder:
         recorded = Path(folder)
         record(recorded, RATES)
@@ -72,12 +73,12 @@ def measure(console: Console, *, quick: bool) -> dict[str, Any]:
             return interleave(each, rounds, console, title)
 
         found = turns(dict.fromkeys(conditions, seconds[0]), rounds[0], f"chain, {TWIN.place}")
-        found |= turns(dict.fromkeys(OTHERS, seconds[1]), rounds[1], "other rates, tcp")
+        found |= turns(dict.fromkeys(others, seconds[1]), rounds[1], "other rates, tcp")
         lengths = dict.fromkeys(LONG, seconds[1]) if quick else LONG
         long = turns(lengths, 1, "long stretches")
     figures = {name: [each.figures for each in turns] for name, turns in found.items()}
     return {
-        "conditions": {c.name: asdict(c) for c in conditions + OTHERS},
+        "conditions": {c.name: asdict(c) for c in conditions + others},
         "rounds": figures,
         "median": {name: median_of(each) for name, each in figures.items()},
         "long_s": list(lengths.values()),
