@@ -27,6 +27,7 @@ from twin.kernels.motor import PARAMETERS, advance, room
 from twin.messages import Sample, Spec
 from twin.models import PHYSICAL, motor_columns
 from twin.models.model import Model, new_model
+from twin.models.physics import Physics
 from twin.models.scaling import Scaling
 from twin.predictor import Predictor, open_predictor
 from twin.trainer import Trainer
@@ -283,6 +284,18 @@ def test_one_outlier_is_not_believed(column: int, size: float) -> None:
     for name, (value, _) in predictor.parameters.items():
         if name in "RKJ":
             assert value == pytest.approx(clean.parameters[name][0], rel=2e-3)
+
+
+def test_a_motor_without_noise_and_load_is_followed_to_the_rounding_of_its_samples() -> None:
+    z = quick(QUBE, 12_000, load=0.0, noise=SensorNoise.none()).z
+    model = fitted(z[:6_000])
+    assert isinstance(model, Physics)
+    assert (model.motor.noise[:2] >= 0.5e-6 * np.abs(z[:6_000, 1:]).max(axis=0)).all(), (
+        "less than float32 has"
+    )
+    predictor = opened(model)
+    error = z[1:, 1:] - answers(predictor, z)[:-1]
+    assert (rms(error[6_000:]) < (1e-4, 1e-3)).all()
 
 
 @pytest.mark.parametrize("adapting", [False, True])

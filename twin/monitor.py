@@ -20,6 +20,8 @@ KEPT = 300_000
 """Samples kept for the figures over the last quarter of a run: five minutes at 1 kHz, some 20 MB."""
 RECENT = 2_000
 """Samples behind the figures of the live view."""
+ROUNDING = 1e-6
+"""Of what persistence errs: an observer that errs no more has no other error than that of its numbers."""
 
 
 class Monitor:
@@ -163,11 +165,13 @@ class Monitor:
         """`one_step`, and where the plant says the error of its best observer: that, and the ratio to it.
 
         `floor` is the name under which it says that: "floor" over the last `RECENT` samples, "quarter_floor"
-        over the last quarter of its run, when it has ended.
+        over the last quarter of its run, when it has ended. Without noise and load the observer errs by
+        rounding alone; to that there is no ratio.
         """
         found = self.one_step(samples)
         for name, figures in found.items():
-            if (least := self.plant.get(f"{floor}.{name}", 0.0)) > 0:
+            least = self.plant.get(f"{floor}.{name}", 0.0)
+            if least > ROUNDING * figures["persistence_rmse"]:
                 figures |= {"floor": least, "ratio": figures["rmse"] / least}
         return found
 

@@ -29,6 +29,9 @@ _GAIN: Final = 1e-4  # of the likelihood of a sample: for less, no further pass
 SETTLING: Final = 32  # samples of a stretch that the likelihood leaves out
 TUNED: Final = 20_000  # newest samples on which the noises are found
 BLOCK: Final = 8  # samples over which the first estimate integrates
+FINE: Final = 1e-6
+"""Of a signal's largest value, the least noise: samples and states are float32, which rounds to a tenth of
+that."""
 _QUIET: Final = 0.02  # least size of the load, in the motor's own torque
 
 Array = npt.NDArray[np.float64]
@@ -130,8 +133,8 @@ def guess(stretches: Sequence[Array], dt: float) -> Motor:
     values = np.array([r, inductance, k, inertia, min(max(-viscous * inertia, 1e-3 * b_max), b_max), 0.0])
     values[5] = max(-dry * inertia, 0.0)
     load = max(inertia * _deviation(rate - rows @ (inverse, viscous, dry)), _QUIET * _deviation(torque))
-    speed_noise = max(_deviation(np.diff(w1 - w)) / math.sqrt(6), 1e-6 * np.abs(w).max(), 1e-12)
-    current_noise = max(_deviation(i1 - np.stack((i, v, mean), 1) @ (a, b, c)), 1e-6 * np.abs(i).max(), 1e-12)
+    speed_noise = max(_deviation(np.diff(w1 - w)) / math.sqrt(6), FINE * np.abs(w).max(), 1e-12)
+    current_noise = max(_deviation(i1 - np.stack((i, v, mean), 1) @ (a, b, c)), FINE * np.abs(i).max(), 1e-12)
     noise = np.array([current_noise, speed_noise, 0.3 * load, load])
     return Motor(values, np.diag(np.square(PRIOR)), noise)
 
@@ -152,7 +155,7 @@ def settled(stretches: Sequence[Array], dt: float, periods: float) -> Motor:
     load = max(_deviation(k * i - rows @ (viscous, dry)), _QUIET * k * _deviation(i))
     rest = _deviation(v - r * i - k * w)
     noise = np.array(
-        [max(rest / r, 1e-6 * np.abs(i).max()), max(rest / k, 1e-6 * np.abs(w).max()), load, load]
+        [max(rest / r, FINE * np.abs(i).max()), max(rest / k, FINE * np.abs(w).max()), load, load]
     )
     inertia = periods * dt * k * k / r
     values = np.array([r, 0.1 * periods * dt * r, k, inertia, viscous, dry])
@@ -233,6 +236,7 @@ def _with_noise(motor: Motor, stretches: Sequence[Array], dt: float) -> Generato
         if left < 2 * SETTLING:
             break
     noise = motor.noise.copy()
+    least = [FINE * max(float(np.abs(z[:, column]).max()) for z in newest) for column in (1, 2)] + [1e-12]
     best = likelihood(motor, newest, dt)
     for step in (2.0, 1.4, 1.15):
         for j in range(3):
@@ -242,7 +246,7 @@ def _with_noise(motor: Motor, stretches: Sequence[Array], dt: float) -> Generato
                     trial[j] *= factor
                     value = likelihood(motor._replace(noise=trial), newest, dt)
                     yield
-                    if not value < best - 1e-5 or not 1e-12 < trial[j] < 1e12:
+                    if not value < best - 1e-5 or not least[j] < trial[j] < 1e12:
                         break
                     noise, best = trial, value
     return motor._replace(noise=noise)
