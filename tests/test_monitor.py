@@ -141,6 +141,9 @@ def test_free_runs_keep_clear_of_gaps_and_fit_into_a_short_run() -> None:
             monitor.observe(sample(seq, *wave(seq)))
         monitor.observe(prediction(seq, *wave(seq + 1), model=seq // 100))
     assert monitor.segments(horizon=10, window=10) == [(1, 150), (1, 180), (1, 190)]
+    # model 1 answers from sample 101 on, warmed by ten more; after the gap it has seen what came after it
+    assert [monitor.seen_from(1, first, window=10) for first in (150, 180, 190)] == [91, 166, 166]
+    assert monitor.seen_from(0, 101, window=10) == 0
     assert fed(30).segments(horizon=50, window=20) == []
     assert fed(100).segments(horizon=50, window=20) == [(1, 50)]
 

@@ -199,8 +199,8 @@ class Monitor:
     def segments(self, horizon: int, window: int) -> list[tuple[int, int]]:
         """(model, first seq) of free runs over the last quarter of the run, one after the other.
 
-        Each is warmed by the `window` samples before `first` and runs over `horizon` samples from it with
-        the model that answered at its start, which had therefore seen none of them.
+        Each is warmed by the `window` samples before `first` at least, and runs over `horizon` samples from
+        it with the model that answered at its start, which had therefore seen none of them.
         """
         quarter = max((self.last_seq + 1 - self.first_seq) // 4, horizon)
         oldest = max(self.first_seq + window, self.last_seq + 1 - min(quarter, KEPT - window - 1))
@@ -211,6 +211,15 @@ class Monitor:
             if answered and np.array_equal(self.sample_seq[seqs % KEPT], seqs):
                 found.append((int(self.model[first % KEPT]), first))
         return found
+
+    def seen_from(self, number: int, first: int, window: int) -> int:
+        """The `seq` from which a model has seen samples, none of which is missing until `first`: the `window`
+        that warmed it, then those that it answered."""
+        seqs = np.arange(max(self.first_seq, self.last_seq + 1 - KEPT), first)
+        missing = seqs[self.sample_seq[seqs % KEPT] != seqs]
+        own = seqs[self.model[seqs % KEPT] == number]
+        begin = (int(own[0]) if len(own) else first) - window
+        return max(begin, int(missing[-1]) + 1 if len(missing) else int(seqs[0]))
 
     def stretch(self, first: int, last: int) -> NDArray[np.float64]:
         """The samples `first` to `last` - 1 as (T, F), copied."""

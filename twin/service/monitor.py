@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from twin import service
 from twin.bus import Publisher, Subscriber
@@ -66,7 +65,8 @@ def finish(config: Config, monitor: Monitor) -> dict[str, Any]:
     """The report, with the free run and what is needed to read it later."""
     horizon = max(round(config.report.free_run / monitor.spec.dt), SHORTEST)
     try:
-        fit = free_run_fit(monitor, service.run_dir(config), horizon, config.twin.window)
+        adapt = config.twin.adapt and config.twin.backend == "compiled"
+        fit = free_run_fit(monitor, service.run_dir(config), horizon, config.twin.window, adapt)
     except CheckpointError as error:  # what was measured is worth writing all the same
         service.say(f"no free run in the report: {error}")
         fit = {}
@@ -88,21 +88,31 @@ def finish(config: Config, monitor: Monitor) -> dict[str, Any]:
     }
 
 
-def free_run_fit(monitor: Monitor, directory: Path, horizon: int, window: int) -> dict[str, float]:
-    """Fit % of free runs over the last quarter of the run, each by the model that answered at its start."""
+def free_run_fit(
+    monitor: Monitor, directory: Path, horizon: int, window: int, adapt: bool
+) -> dict[str, float]:
+    """Fit % of free runs over the last quarter of the run, each by the model that answered at its start, with
+    what it had learned by then if the twin adapts."""
     inputs = len(monitor.spec.inputs)
-    by_model: dict[int, list[NDArray[np.float64]]] = {}
+    by_model: dict[int, list[int]] = {}
     for number, first in monitor.segments(horizon, window):
-        by_model.setdefault(number, []).append(monitor.stretch(first - window, first + horizon))
+        by_model.setdefault(number, []).append(first)
     runs = []
-    for number, stretches in by_model.items():
-        z = np.stack(stretches)  # (N, window + horizon, F)
-        measured = z[:, window:, inputs:]
-        if number:
-            predictor = open_predictor(load(path_of(directory, number)), rows=len(z))
-            predictor.warm(z[:, : window - 1].astype(np.float32))
-            predicted = predictor.free_run(z[:, window - 1], z[:, window:, :inputs])
-        else:  # persistence
-            predicted = np.repeat(z[:, window - 1 : window, inputs:], horizon, axis=1)
-        runs += list(zip(measured, predicted, strict=True))
+    for number, firsts in by_model.items():
+        predictor = open_predictor(load(path_of(directory, number))) if number else None
+        if predictor is not None:
+            predictor.adapting = adapt
+        at = monitor.seen_from(number, firsts[0], window)
+        for first in firsts:
+            z = monitor.stretch(first - 1, first + horizon)
+            if predictor is None:  # persistence
+                runs.append((z[1:, inputs:], np.repeat(z[:1, inputs:], horizon, axis=0)))
+                continue
+            if (begin := monitor.seen_from(number, first, window)) > at:  # some were missing meanwhile
+                predictor.reset(learned=False)
+                at = begin
+            seen = monitor.stretch(at, first - 1)
+            predictor.warm(seen[None].astype(np.float32))
+            runs.append((z[1:, inputs:], predictor.free_run(z[:1], z[None, 1:, :inputs])[0]))
+            at = first - 1
     return monitor.free_run_fit(runs)
