@@ -62,7 +62,7 @@ PATIENCE: Final = 0.2
 CLIPPED: Final = 16.0
 """Most that one normalised innovation's square counts."""
 LIMIT: Final = 3.0  # of a logarithm: nothing changes to the twentyfold
-_INLINE: Final[dict[str, Any]] = {"fastmath": {"contract"}, "nogil": True}
+_INLINE: Final[dict[str, Any]] = {"fastmath": {"contract"}, "forceinline": True}
 
 
 class Filter(NamedTuple):

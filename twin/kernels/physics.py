@@ -33,7 +33,7 @@ _ROW: Final = (
 _MODEL: Final = (
     8 + 4 + 3 + 3 + 60
 )  # p0, noise, scales; dt and the columns of current and speed; room to work in
-_INLINE: Final[dict[str, Any]] = {"fastmath": {"contract"}, "nogil": True}
+_INLINE: Final[dict[str, Any]] = {"fastmath": {"contract"}, "forceinline": True}
 _GIVEN: Final = 18  # of the model's numbers, before the room
 
 Array = npt.NDArray[Any]
