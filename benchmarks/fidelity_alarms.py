@@ -40,7 +40,7 @@ HORIZONS: Final = (0.1, 1.0, 2.0)  # s
 LOOK: Final = 1_000  # samples between two looks at the parameters
 FORECAST_EVERY: Final = 0.5  # s
 FIRST: Final = 400
-"""The first seed of the trials, half of that of the hours: the alarms' constants were chosen on others."""
+"""First seed of the trials; those of the hours begin at twice this. Constants were chosen on others."""
 
 Array = NDArray[np.float64]
 

@@ -261,12 +261,12 @@ def test_a_motor_that_stands_teaches_nothing_and_forgets_nothing() -> None:
     predictor.adapting = True
     answers(predictor, stream(6.0))
     before = predictor.parameters
-    noise = np.random.default_rng(0).normal(size=(20_000, 3)) * [0.0, 0.003, 0.1]
+    noise = np.random.default_rng(0).normal(size=(60_000, 3)) * [0.0, 0.003, 0.1]
     answers(predictor, noise)
     after = predictor.parameters
-    for name in ("R", "K", "J"):
-        assert after[name][0] == pytest.approx(before[name][0], rel=0.02)
-        assert after[name][1] < 0.03 * after[name][0]
+    for name in ("R", "K", "J", "tau_c"):
+        assert after[name][0] == pytest.approx(before[name][0], rel=0.05)
+        assert after[name][1] < 0.06 * after[name][0]
 
 
 @pytest.mark.parametrize(("column", "size"), [(1, 2.0), (2, 100.0)])
@@ -332,6 +332,60 @@ def test_a_motor_that_settles_within_a_period_is_found() -> None:
     assert values["R"] == pytest.approx(plant.resistance, rel=0.03)
     assert values["K"] == pytest.approx(plant.torque_constant, rel=0.01)
     assert values["J"] == pytest.approx(plant.inertia, rel=0.3)
+
+
+def test_after_a_pause_it_goes_on_with_what_it_has_learned() -> None:
+    predictor = opened(found())
+    predictor.adapting = True
+    answers(predictor, stream(3.0, CHANGE))
+    learned = predictor.parameters["R"][0]
+    predictor.reset(learned=False)
+    answers(predictor, stream(3.0, CHANGE)[-200:])
+    assert predictor.parameters["R"][0] == pytest.approx(learned, rel=0.05)
+
+
+def test_a_state_of_standstill_put_back_repeats_what_followed() -> None:
+    noise = np.random.default_rng(5).normal(size=(1_000, 3)) * [0.0, 0.003, 0.1]
+    predictor, other = opened(found()), opened(found())
+    answers(predictor, np.concatenate([stream(6.0)[:1_000], noise[:500]]))
+    other.state = predictor.state
+    assert np.array_equal(answers(other, noise[500:]), answers(predictor, noise[500:]))
+
+
+@pytest.mark.parametrize(
+    "z",
+    [
+        np.zeros((400, 3)),
+        np.tile([5.0, 0.1, 80.0], (400, 1)),
+        np.column_stack([np.tile(np.repeat([5.0, -5.0], 20), 10), np.zeros((400, 2))]),
+        np.column_stack([np.tile(np.repeat([5.0, -5.0], 20), 10), np.tile([0.3, -0.3], 200), np.zeros(400)]),
+    ],
+    ids=["nothing", "nothing moves", "only the voltage", "no speed"],
+)
+def test_where_there_is_no_motor_none_is_made_up(z: Array) -> None:
+    model = new_model("physics", QUBE.spec(DT), Scaling.of(stream(1.0), 2))
+    try:
+        for _ in model.refit([z], known=False):
+            pass
+    except SpecError:
+        return
+    assert all(np.isfinite(tensor).all() for tensor in model.tensors().values())
+
+
+def test_what_no_pass_improves_stays_as_sure_as_it_was() -> None:
+    drift = (Drift(parameter="resistance", factor=1.4, at=0.5, duration=3.0),)
+    model = found()
+    assert isinstance(model, Physics)
+    found_motor, errors = model.motor, []
+    for _ in range(4):
+        work = identify(found_motor, [stream(4.0, drift)], DT, passes=1)
+        try:
+            while True:
+                next(work)
+        except StopIteration as end:
+            found_motor = end.value
+        errors.append(float(np.sqrt(found_motor.covariance[0, 0])))
+    assert errors[3] == errors[2], "no pass was better than the second"
 
 
 def test_a_free_run_does_not_adapt() -> None:

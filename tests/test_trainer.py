@@ -439,6 +439,18 @@ def test_a_plant_that_has_only_a_motors_signals_is_given_a_network() -> None:
     assert found.incumbent is not None and found.incumbent.family == "gru"
 
 
+def test_once_its_equations_fitted_a_broken_sensor_does_not_take_them_away() -> None:
+    found = refitted(PRBS[:1000], SMALL.model_copy(update={"model": "auto"}))
+    assert found.accept().passed
+    for turn_ in range(3):
+        for sample in PRBS[1000 + 200 * turn_ : 1200 + 200 * turn_]:
+            found.observe(replace(sample, y=sample.y | {"current": -sample.y["current"]}))
+        for _ in found.refit():
+            pass
+        found.accept()
+        assert found.config.model == "physics"
+
+
 @pytest.mark.parametrize("model", ["auto", "physics"])
 def test_a_motor_keeps_its_equations(model: str) -> None:
     found = refitted(PRBS[:1200], SMALL.model_copy(update={"model": model}))

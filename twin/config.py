@@ -126,7 +126,7 @@ class TrainerConfig(Section):
     model: Literal["auto", "arx", "gru", "hybrid", "lstm", "physics", "rnn", "window-rnn"] = "auto"
     """Family of the model: arx (linear); gru, lstm, rnn (carried hidden state) or window-rnn (a fresh one per
     window); for a DC motor also physics (its equations) and hybrid (these, corrected by a GRU). auto takes
-    physics for a DC motor and gru for any other plant."""
+    physics for a DC motor, and gru for any other plant or if the equations do not fit."""
     hidden_size: int = Field(32, ge=1, le=1024)
     """Hidden units of each layer."""
     layers: int = Field(1, ge=1, le=8)

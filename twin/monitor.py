@@ -217,9 +217,15 @@ class Monitor:
         that warmed it, then those that it answered."""
         seqs = np.arange(max(self.first_seq, self.last_seq + 1 - KEPT), first)
         missing = seqs[self.sample_seq[seqs % KEPT] != seqs]
-        own = seqs[self.model[seqs % KEPT] == number]
+        answered = self.expected_seq[seqs % KEPT] == seqs
+        own = seqs[answered & (self.model[seqs % KEPT] == number)]
         begin = (int(own[0]) if len(own) else first) - window
         return max(begin, int(missing[-1]) + 1 if len(missing) else int(seqs[0]))
+
+    def unbroken(self, first: int, last: int) -> bool:
+        """Whether all samples from `first` to `last` - 1 are there."""
+        seqs = np.arange(first, last)
+        return bool(np.array_equal(self.sample_seq[seqs % KEPT], seqs))
 
     def stretch(self, first: int, last: int) -> NDArray[np.float64]:
         """The samples `first` to `last` - 1 as (T, F), copied."""

@@ -311,8 +311,7 @@ class Trainer:
             incumbent = None
         if incumbent is None:
             other = self._errors(None, z)
-        unfit = self._unlike_equations(own, z) if self._free and self.config.model in PHYSICAL else None
-        if incumbent is None and unfit is not None:
+        if self.incumbent is None and (unfit := self._unlike_equations(own, z)) is not None:
             return unfit
         one_step, free_run = self._ratio(candidate, own, other) if incumbent is not None else own.ratio(other)
         passed = one_step < 1 and free_run < 1
@@ -341,9 +340,12 @@ class Trainer:
         """The refusal, if a linear model does better than a motor's equations on segments z, one step ahead.
         If it does so twice, the plant is none that they describe, and is given a network like every other.
         """
+        if not self._free or self.config.model not in PHYSICAL:
+            return None
         linear = self._fitted("arx", self._trained_to)
         times, _ = own.ratio(self._errors(linear, z))
         if times < UNLIKE:
+            self._unlike = 0
             return None
         self._unlike += 1
         text = f"refused: {self.config.model} errs × {times:.3g} as much as a linear model"

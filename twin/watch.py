@@ -19,8 +19,8 @@ no outlier makes an alarm and an adapting model hides nothing.
 
 Below its threshold a CUSUM's excursions have an exponential tail (Lundberg's inequality), so that the largest
 of each block of samples follows Gumbel's distribution. Its mean and deviation are taken from the stream
-itself, and the threshold is where one block in 100,000 goes beyond: no tuning to a
-plant, and the first alarm not before 24 blocks, 14,000 samples, after the first model.
+itself, and the threshold is where one block in 100,000 goes beyond: no tuning to a plant, and the first alarm
+not before 24 blocks, 14,000 samples, after the first model.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ BLOCK: Final = 8  # samples over which the first estimate integrates
 FINE: Final = 1e-6
 """Of a signal's largest value, the least noise: samples and states are float32, which rounds to a tenth of
 that."""
+_TINY: Final = 1e-12  # of a noise, in SI units
 _QUIET: Final = 0.02  # least size of the load, in the motor's own torque
 
 Array = npt.NDArray[np.float64]
@@ -136,13 +137,13 @@ def guess(stretches: Sequence[Array], dt: float) -> Motor:
     speed_noise = max(_deviation(np.diff(w1 - w)) / math.sqrt(6), FINE * np.abs(w).max(), 1e-12)
     current_noise = max(_deviation(i1 - np.stack((i, v, mean), 1) @ (a, b, c)), FINE * np.abs(i).max(), 1e-12)
     noise = np.array([current_noise, speed_noise, 0.3 * load, load])
-    return Motor(values, np.diag(np.square(PRIOR)), noise)
+    return Motor(values, np.diag(np.square(PRIOR)), np.maximum(noise, _TINY))
 
 
 def settled(stretches: Sequence[Array], dt: float, periods: float) -> Motor:
-    """A motor to begin with, where a period is long enough for it to settle, so that `guess` sees no more of
-    how it does: then v = R i + K ω at each period's end. Its mechanical time constant is so many `periods`,
-    the electrical one a tenth of that.
+    """A motor to begin with, where a period is long enough for it to settle, so that samples no longer show
+    the transient that `guess` looks at: then v = R i + K ω at each period's end. Its mechanical time constant
+    is so many `periods`, the electrical one a tenth of that.
     """
     z = np.concatenate([s[:-1] for s in stretches])
     after = np.concatenate([s[1:] for s in stretches])
@@ -159,7 +160,7 @@ def settled(stretches: Sequence[Array], dt: float, periods: float) -> Motor:
     )
     inertia = periods * dt * k * k / r
     values = np.array([r, 0.1 * periods * dt * r, k, inertia, viscous, dry])
-    return Motor(values, np.diag(np.square(PRIOR)), np.maximum(noise, 1e-12))
+    return Motor(values, np.diag(np.square(PRIOR)), np.maximum(noise, _TINY))
 
 
 def identify(
@@ -169,7 +170,7 @@ def identify(
 
     A generator, so that whoever runs it can do something else now and then; it returns the motor.
     """
-    best = likelihood(motor, stretches, dt)
+    improved, best = False, likelihood(motor, stretches, dt)
     best = best if math.isfinite(best) else math.inf
     for _ in range(passes):
         trial = _pass(motor, stretches, dt)
@@ -178,9 +179,11 @@ def identify(
         value = likelihood(trial, stretches, dt)
         if not value < best:  # astray, or not a number
             break
-        gained, best, motor = best - value, value, trial
+        gained, best, motor, improved = best - value, value, trial, True
         if gained < _GAIN:
             break
+    if not improved:
+        return motor
     sums = score(motor, stretches, dt)
     count = max(sums[1], 1.0)
     # what the innovations are larger than they should be, and hang together, the errors are larger
@@ -220,7 +223,7 @@ def _pass(motor: Motor, stretches: Sequence[Array], dt: float) -> Motor:
         run(k, z, dt, True, sums)
     values, noise = k.p[:PARAMETERS].copy(), motor.noise.copy()
     driven = values[2] * math.sqrt(np.mean([np.square(z[:, 1]).mean() for z in stretches]))
-    noise[3] = max(math.sqrt(sums[2] / max(sums[1], 1.0)), _QUIET * driven)
+    noise[3] = max(math.sqrt(sums[2] / max(sums[1], 1.0)), _QUIET * driven, _TINY)
     covariance = k.cov[STATES:, STATES:].copy()
     change = np.ones(PARAMETERS)
     change[4:] = unit / units(values, noise)
@@ -236,8 +239,9 @@ def _with_noise(motor: Motor, stretches: Sequence[Array], dt: float) -> Generato
         if left < 2 * SETTLING:
             break
     noise = motor.noise.copy()
-    least = [FINE * max(float(np.abs(z[:, column]).max()) for z in newest) for column in (1, 2)] + [1e-12]
-    best = likelihood(motor, newest, dt)
+    least = [FINE * max(float(np.abs(z[:, column]).max()) for z in newest) for column in (1, 2)] + [_TINY]
+    noise[:3] = np.maximum(noise[:3], least)
+    best = likelihood(motor._replace(noise=noise), newest, dt)
     for step in (2.0, 1.4, 1.15):
         for j in range(3):
             for factor in (step, 1 / step):

@@ -32,12 +32,12 @@ JOINT: Final = STATES + PARAMETERS
 GATE: Final = 5.0
 """Standard deviations beyond which a first innovation is taken for an outlier, and a second one for the
 truth."""
-SURE: Final = 4.0
-"""Standard deviations of the speed from which on a motor that should stand is believed to move."""
 TENDING: Final = 1.0
 """Of the speed's innovations, in standard deviations, what the CUSUM leaves out of each."""
 TENDENCY: Final = 3.5
 """Where it comes to this, the load has jumped."""
+SURE: Final = 8.0
+"""And where it comes to this, a motor that should stand moves."""
 OFTEN: Final = 4.0
 """So many jumps found in this way, within `OVER` seconds or samples, whichever is less, are the model's and
 not the load's."""
@@ -76,7 +76,7 @@ class Filter(NamedTuple):
     """(4,) 1 where the last innovation, of the current or the speed, was an outlier; the CUSUM of the speed's
     innovations, upwards and downwards."""
     fit: Any
-    """(6,) means of the normalised squares, less one; samples until the next widening, of each; the last
+    """(6,) means of the normalised squares, less one; seconds until the next widening, of each; the last
     mode; jumps of the load that the CUSUM found lately."""
     p: Any
     """(8,) the parameters now, and the units of b and τ_c."""
@@ -149,8 +149,8 @@ def measure(k: Filter, n: int, dt: float, current: float, speed: float) -> tuple
 
     What a jump of the load explains, the current's innovation too, is believed at once. Of what else does not
     fit, a first sample is left out, and a second one is the truth: then neither state is known any more.
-    While the motor stands, nothing is learned of the load but that friction holds it; once it is sure to
-    move, the load is what friction holds no more.
+    While the motor stands, all that is known of the load is that friction holds it. Once it is sure to move,
+    by one innovation or by the CUSUM, friction holds it no more, and the load is what that takes at least.
     """
     x, cov, flags, noise, p = k.x, k.cov, k.flags, k.noise, k.p
     e, d = current - x[0], speed - x[1]
@@ -163,10 +163,13 @@ def measure(k: Filter, n: int, dt: float, current: float, speed: float) -> tuple
     periods = 1.0 + max(flags[0], flags[1])
     alike = off and (e - pull * d) ** 2 <= GATE * GATE * variance
     jump = alike and abs(d) <= JUMP * noise[3] * abs(push) * periods
-    if x[1] == 0.0 and cov[1, 1] == 0.0 and second > SURE * SURE and (jump or not off):
-        begin(k, current, speed)
-        x[2] = p[2] * current - math.copysign(p[5], speed)
-        return first, second
+    stands = x[1] == 0.0 and cov[1, 1] == 0.0
+    if stands and (jump or not off):
+        _sum_up(flags, d / noise[1])
+        if max(flags[2], flags[3]) > SURE:
+            begin(k, current, speed)
+            x[2] = p[2] * current - math.copysign(p[5], speed)
+            return first, second
     if (out or off) and not jump and flags[0] == 0.0 and flags[1] == 0.0:
         flags[0], flags[1] = 1.0 if out else 0.0, 1.0 if off else 0.0
         return first, second
@@ -180,25 +183,33 @@ def measure(k: Filter, n: int, dt: float, current: float, speed: float) -> tuple
             cov[1, 1] += d * d
     flags[0] = 1.0 if out and not jump else 0.0
     flags[1] = 1.0 if off and not jump else 0.0
-    _look_for_jump(k, n, d / math.sqrt(cov[1, 1] + noise[1] * noise[1]), pull, push, alike)
+    if not stands:
+        _look_for_jump(k, n, d / math.sqrt(cov[1, 1] + noise[1] * noise[1]), pull, push, alike)
     _correct(k, n, 0, e)
     _correct(k, n, 1, speed - x[1])
     return first, second
 
 
 @njit(**_INLINE)
+def _sum_up(flags: Any, shift: float) -> None:
+    flags[2] = max(flags[2] + shift - TENDING, 0.0)
+    flags[3] = max(flags[3] - shift - TENDING, 0.0)
+
+
+@njit(**_INLINE)
 def _look_for_jump(k: Filter, n: int, shift: float, pull: float, push: float, believed: bool) -> None:
     """Take the speed's normalised innovation into the CUSUM, and widen what a jump found moves."""
     flags = k.flags
-    flags[2] = max(flags[2] + shift - TENDING, 0.0)
-    flags[3] = max(flags[3] - shift - TENDING, 0.0)
+    if flags[2] > TENDENCY or flags[3] > TENDENCY:  # from a standstill that has ended
+        flags[2] = flags[3] = 0.0
+    _sum_up(flags, shift)
     if flags[2] <= TENDENCY and flags[3] <= TENDENCY:
         return
     flags[2] = flags[3] = 0.0
-    if not believed and k.fit[5] < OFTEN:
+    if not believed and (n == STATES or k.fit[5] < OFTEN):  # who does not adapt cannot follow otherwise
         _widen(k.cov, pull * push, push, k.noise[3] * k.noise[3])
-    if n > STATES:  # who does not adapt has no other way to follow
-        k.fit[5] += 1.0
+    if n > STATES:
+        k.fit[5] = min(k.fit[5] + 1.0, 2.0 * OFTEN)
 
 
 @njit(**_INLINE)
@@ -260,7 +271,7 @@ def adapt(k: Filter, dt: float, v: float, current: float, speed: float) -> None:
         fit[4] = mode
         dry = cov[STATES + 5, STATES + 5]
         cov[STATES + 5, STATES + 5] = max(dry, min(dry + TURN * TURN, WIDE[5] * WIDE[5]))
-    fit[5] -= fit[5] * max(dt / OVER[0], 1.0 / OVER[1])
+    fit[5] -= fit[5] * min(max(dt / OVER[0], 1.0 / OVER[1]), 1.0)
     for h in range(2):
         share = MEMORY[0] if h == 0 else min(MEMORY[1], dt / SLOW)
         fit[h] += share * (min(first if h == 0 else second, CLIPPED) - 1.0 - fit[h])

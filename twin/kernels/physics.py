@@ -3,8 +3,8 @@ before.
 
 A row is a filter (`twin.kernels.kalman`), 64-bit throughout. Its state for the outside is thirteen float32
 numbers, the mean and covariance of current, speed and load in the checkpoint's own scales and two marks of
-outliers; a filter that does not adapt rounds to them after each sample, so that a state handed out and put
-back repeats what followed.
+outliers, and the CUSUM; a filter that does not adapt rounds to them after each sample, so that a state handed
+out and put back repeats what followed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from twin.kernels.motor import PARAMETERS
 from twin.kernels.vectors import doubles, integer, pointer
 
 STATE: Final = 13
-"""i, ω, τ_L, the lower triangle of their covariance, two marks of outliers, two sums of the speed's
-innovations."""
+"""i, ω, τ_L, the lower triangle of their covariance, two marks of outliers, the CUSUM up and down."""
 ANSWER: Final = 5
 """v, the innovations of both outputs, and both outputs expected next: what a correction would like to see."""
 _ROW: Final = (
@@ -152,7 +151,9 @@ class Motors:
         keep = (memory[:, 109:110] > 0.0) & (not learned)  # before the first sample there is nothing to keep
         covariance = memory[:, 9:90].reshape(-1, JOINT, JOINT)[:, STATES:, STATES:].copy()
         values = memory[:, 100:108].copy()
+        changes = memory[:, STATES:JOINT].copy()
         memory[:] = 0.0
+        memory[:, STATES:JOINT] = np.where(keep, changes, 0.0)
         memory[:, 100:108] = np.where(keep, values, self._model[:8])
         memory[:, 9:90].reshape(-1, JOINT, JOINT)[:, STATES:, STATES:] = np.where(
             keep[:, :, None], covariance, self._covariance
@@ -211,7 +212,9 @@ class Motors:
         cov[(slice(None), *_TRIANGLE[::-1])] = lower
         memory[:, 90:94] = given[:, 9:]
         memory[:, 108] = 0.0
-        memory[:, 109] = given[:, STATES] > 0.0  # a covariance is zero only before the first sample
+        memory[:, 109] = (
+            given[:, STATES + 5] > 0.0
+        )  # the load's variance is zero only before the first sample
 
     def _scale(self, order: int) -> Array:
         scale = self._model[12:15]

@@ -30,7 +30,7 @@ LOCAL: Final = 50.0
 FIRST_WIDTH: Final = 2.06
 """In local scales: of a Gaussian residual, 1.645 / sqrt(2 / pi)."""
 
-# -- alarms: two-sided CUSUM of standardised statistics, thresholds from their own maxima -----------
+# -- alarms: CUSUM of standardised statistics, thresholds from their own maxima -----------
 
 STATISTICS: Final = ("offset", "spread")
 """r, of which a shift either way is a reason for an alarm; r², of which only a rise is."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from twin.errors import SpecError
-from twin.kernels.identify import Motor, adapted, guess, identify, likelihood, settled
+from twin.kernels.identify import SETTLING, Motor, adapted, guess, identify, likelihood, settled
 from twin.kernels.physics import Motors
 from twin.messages import Spec
 from twin.models import PARAMETERS, Sizes, motor_columns, tensor_shapes
@@ -145,7 +145,10 @@ class Physics(Model):
             try:
                 next(work)
             except StopIteration as end:
-                self._take(end.value)
+                motor: Motor = end.value
+                if not all(np.isfinite(part).all() for part in motor):
+                    raise SpecError("no motor is to be found in these samples: do they move?") from None
+                self._take(motor)
                 yield 1.0
                 return
             done += 1
@@ -157,9 +160,10 @@ class Physics(Model):
 
     def _fit(self, stretches: Sequence[Array], known: bool) -> Generator[None, None, Motor]:
         dt, total = float(self.clock[0]), sum(map(len, stretches))
+        tail = min(max(round(TAIL * total / MEMORIES[-1]), 4 * SETTLING), total // 2)
         best: tuple[float, Motor, list[Array]] | None = None
         if known:  # what the twin has made of it by now, adapting
-            older, newer = _divided(stretches, max(round(TAIL * total / MEMORIES[-1]), 1))
+            older, newer = _divided(stretches, tail)
             recent = _newest(older, round(ADAPTED / dt))
             if recent and newer:
                 motor = adapted(self.motor, recent, dt)
@@ -169,7 +173,6 @@ class Physics(Model):
             if memory > 1 and length < SHORTEST:
                 break
             part = _newest(stretches, length)
-            tail = max(round(TAIL * total / MEMORIES[-1]), 1)
             older, newer = _divided(part, tail)
             if not older or not newer:
                 raise SpecError(f"{total} samples in {len(stretches)} stretches: too few to find a motor in")

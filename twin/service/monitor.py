@@ -92,7 +92,7 @@ def free_run_fit(
     monitor: Monitor, directory: Path, horizon: int, window: int, adapt: bool
 ) -> dict[str, float]:
     """Fit % of free runs over the last quarter of the run, each by the model that answered at its start, with
-    what it had learned by then if the twin adapts."""
+    what it learns from all samples until then if the twin adapts."""
     inputs = len(monitor.spec.inputs)
     by_model: dict[int, list[int]] = {}
     for number, first in monitor.segments(horizon, window):
@@ -108,9 +108,9 @@ def free_run_fit(
             if predictor is None:  # persistence
                 runs.append((z[1:, inputs:], np.repeat(z[:1, inputs:], horizon, axis=0)))
                 continue
-            if (begin := monitor.seen_from(number, first, window)) > at:  # some were missing meanwhile
+            if not monitor.unbroken(at, first):
                 predictor.reset(learned=False)
-                at = begin
+                at = monitor.seen_from(number, first, window)
             seen = monitor.stretch(at, first - 1)
             predictor.warm(seen[None].astype(np.float32))
             runs.append((z[1:, inputs:], predictor.free_run(z[:1], z[None, 1:, :inputs])[0]))
