@@ -46,10 +46,13 @@ def train(config: Config) -> None:
         adapt = config.twin.adapt and config.twin.backend == "compiled"
         trainer = Trainer(spec, config.trainer, config.twin.window, incumbent, adapt)
         rehearse(trainer)
-        give_way()  # not before: a machine that is busy would never let it begin
         trainer.taken = max(numbers(directory), default=0)  # a damaged one keeps its number
         heard = time.monotonic()
+        gives_way = config.bus.unpaced  # a stream that waits for the trainer would only wait longer
         while not stop:
+            if trainer.incumbent is not None and not gives_way:
+                give_way()  # not before: a machine that is busy would never let it have a first model
+                gives_way = True
             message = stream.recv(0.1)
             now = time.monotonic()
             if message is not None:
