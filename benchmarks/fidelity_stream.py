@@ -36,6 +36,7 @@ from benchmarks.kalman import HYPOTHESES, floor_errors, floor_free_runs, floor_o
 from benchmarks.live import Live, alone
 from benchmarks.quick_motor import Array, Changes, quick, ramp
 from simulators import DCMotor, motor
+from simulators.exact import row
 from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig, TwinConfig
 from twin.errors import TwinError
@@ -142,6 +143,8 @@ def measure(console: Console, *, quick: bool, data: Path | None) -> dict[str, An
         worst = min(known) if key.startswith("free_run") else max(known)
         for name, value in ((key, worst), (f"median_{key}", statistics.median(known))):
             summary[name] = value if math.isfinite(value) else None
+    off = [each["parameters"] for each in streams.values()]
+    summary["parameters_off_percent"] = {name: max(each[name] for each in off) for name in off[0]}
     every = [each for by_seed in changes.values() for each in by_seed.values()]
     for key, phase in (("recovery_s", "recovery_s"), ("back_recovery_s", "back_s")):
         times = [each[phase] for each in every]
@@ -186,12 +189,21 @@ def from_scratch(
         "ratio": points(ratio),
         "floor_rms": dict(zip(OUTPUTS, rms(floor[first:]).tolist(), strict=True)),
         "fit_percent": fit,
+        "parameters": parameters_off(plant, live),
         "refits": len(live.refits),
         "accepted": len(live.checkpoints),
         "refit_s": float(np.median([each["s"] for each in live.refits])),
         "summary": summary,
     }
     return figures, live.checkpoints[-1]
+
+
+def parameters_off(plant: DCMotor, live: Live) -> dict[str, float]:
+    """How far the twin's estimates of a motor's parameters are from the truth now, % of it."""
+    assert live.twin.active is not None
+    truth = np.delete(row(plant), 3).tolist()  # which has K twice
+    estimates = zip(live.twin.active.parameters.items(), truth, strict=True)
+    return {name: 100 * abs(value / true - 1) for (name, (value, _)), true in estimates}
 
 
 def after_change(

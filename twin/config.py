@@ -119,6 +119,11 @@ class TwinConfig(Section):
     run_dir: str = ""
     """Directory of the checkpoints. Default: runs/SOURCE; for `twin run` a new one below it each time."""
 
+    @property
+    def adapts(self) -> bool:
+        """Whether what answers learns at every sample: other backends than the compiled one do not."""
+        return self.adapt and self.backend == "compiled"
+
 
 class TrainerConfig(Section):
     """How the model is refitted."""

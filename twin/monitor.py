@@ -206,9 +206,8 @@ class Monitor:
         oldest = max(self.first_seq + window, self.last_seq + 1 - min(quarter, KEPT - window - 1))
         found = []
         for first in range(oldest, self.last_seq + 2 - horizon, horizon):
-            seqs = np.arange(first - window, first + horizon)
             answered = self.expected_seq[first % KEPT] == first
-            if answered and np.array_equal(self.sample_seq[seqs % KEPT], seqs):
+            if answered and self.unbroken(first - window, first + horizon):
                 found.append((int(self.model[first % KEPT]), first))
         return found
 

@@ -104,9 +104,16 @@ def score(motor: Motor, stretches: Sequence[Array], dt: float) -> Array:
 
 
 def likelihood(motor: Motor, stretches: Sequence[Array], dt: float) -> float:
-    """The negative logarithm of the likelihood of one sample, on the average."""
+    """The negative logarithm of the likelihood of one sample, on the average; infinite where it is none."""
     sums = score(motor, stretches, dt)
-    return float(sums[0] / max(sums[1], 1.0))
+    cost = float(sums[0] / max(sums[1], 1.0))
+    return cost if math.isfinite(cost) else math.inf
+
+
+def _least(stretches: Sequence[Array]) -> Array:
+    """(4,) the least noise there can be in samples (T, 3)."""
+    largest = np.max([np.abs(z[:, 1:]).max(axis=0) for z in stretches], axis=0)
+    return np.maximum([*(FINE * largest), 0.0, 0.0], _TINY)
 
 
 def guess(stretches: Sequence[Array], dt: float) -> Motor:
@@ -134,10 +141,10 @@ def guess(stretches: Sequence[Array], dt: float) -> Motor:
     values = np.array([r, inductance, k, inertia, min(max(-viscous * inertia, 1e-3 * b_max), b_max), 0.0])
     values[5] = max(-dry * inertia, 0.0)
     load = max(inertia * _deviation(rate - rows @ (inverse, viscous, dry)), _QUIET * _deviation(torque))
-    speed_noise = max(_deviation(np.diff(w1 - w)) / math.sqrt(6), FINE * np.abs(w).max(), 1e-12)
-    current_noise = max(_deviation(i1 - np.stack((i, v, mean), 1) @ (a, b, c)), FINE * np.abs(i).max(), 1e-12)
-    noise = np.array([current_noise, speed_noise, 0.3 * load, load])
-    return Motor(values, np.diag(np.square(PRIOR)), np.maximum(noise, _TINY))
+    speed_noise = _deviation(np.diff(w1 - w)) / math.sqrt(6)
+    current_noise = _deviation(i1 - np.stack((i, v, mean), 1) @ (a, b, c))
+    noise = np.maximum([current_noise, speed_noise, 0.3 * load, load], _least(stretches))
+    return Motor(values, np.diag(np.square(PRIOR)), noise)
 
 
 def settled(stretches: Sequence[Array], dt: float, periods: float) -> Motor:
@@ -155,12 +162,10 @@ def settled(stretches: Sequence[Array], dt: float, periods: float) -> Motor:
     viscous = min(max(viscous, 1e-3 * b_max), b_max)
     load = max(_deviation(k * i - rows @ (viscous, dry)), _QUIET * k * _deviation(i))
     rest = _deviation(v - r * i - k * w)
-    noise = np.array(
-        [max(rest / r, FINE * np.abs(i).max()), max(rest / k, FINE * np.abs(w).max()), load, load]
-    )
+    noise = np.maximum([rest / r, rest / k, load, load], _least(stretches))
     inertia = periods * dt * k * k / r
     values = np.array([r, 0.1 * periods * dt * r, k, inertia, viscous, dry])
-    return Motor(values, np.diag(np.square(PRIOR)), np.maximum(noise, _TINY))
+    return Motor(values, np.diag(np.square(PRIOR)), noise)
 
 
 def identify(
@@ -170,19 +175,18 @@ def identify(
 
     A generator, so that whoever runs it can do something else now and then; it returns the motor.
     """
-    improved, best = False, likelihood(motor, stretches, dt)
-    best = best if math.isfinite(best) else math.inf
+    start, best = motor, likelihood(motor, stretches, dt)
     for _ in range(passes):
         trial = _pass(motor, stretches, dt)
         yield
         trial = yield from _with_noise(trial, stretches, dt)
         value = likelihood(trial, stretches, dt)
-        if not value < best:  # astray, or not a number
+        if not value < best:  # astray
             break
-        gained, best, motor, improved = best - value, value, trial, True
+        gained, best, motor = best - value, value, trial
         if gained < _GAIN:
             break
-    if not improved:
+    if motor is start:
         return motor
     sums = score(motor, stretches, dt)
     count = max(sums[1], 1.0)
@@ -238,9 +242,8 @@ def _with_noise(motor: Motor, stretches: Sequence[Array], dt: float) -> Generato
         left -= len(newest[-1])
         if left < 2 * SETTLING:
             break
-    noise = motor.noise.copy()
-    least = [FINE * max(float(np.abs(z[:, column]).max()) for z in newest) for column in (1, 2)] + [_TINY]
-    noise[:3] = np.maximum(noise[:3], least)
+    least = _least(newest)
+    noise = np.maximum(motor.noise, least)
     best = likelihood(motor._replace(noise=noise), newest, dt)
     for step in (2.0, 1.4, 1.15):
         for j in range(3):

@@ -167,7 +167,7 @@ class Physics(Model):
             recent = _newest(older, round(ADAPTED / dt))
             if recent and newer:
                 motor = adapted(self.motor, recent, dt)
-                best = _cost(motor, newer, dt) - BETTER, motor, []
+                best = likelihood(motor, newer, dt) - BETTER, motor, []
         for memory in MEMORIES:
             length = total // memory
             if memory > 1 and length < SHORTEST:
@@ -178,14 +178,14 @@ class Physics(Model):
                 raise SpecError(f"{total} samples in {len(stretches)} stretches: too few to find a motor in")
             start = guess(older, dt)
             if known:
-                start = min((start, self.motor), key=lambda motor: _cost(motor, older, dt))
+                start = min((start, self.motor), key=lambda motor: likelihood(motor, older, dt))
             motor = yield from identify(start, older, dt)
             r, _, k, j = start.values[:4]
             if not known and r * j / (k * k) < QUICK * dt:
                 for periods in SETTLED:
                     other = yield from identify(settled(older, dt, periods), older, dt)
-                    motor = min((motor, other), key=lambda motor: _cost(motor, older, dt))
-            cost = _cost(motor, newer, dt)
+                    motor = min((motor, other), key=lambda motor: likelihood(motor, older, dt))
+            cost = likelihood(motor, newer, dt)
             if best is None or cost < best[0] - BETTER:
                 best = cost, motor, part
         assert best is not None
@@ -195,11 +195,6 @@ class Physics(Model):
 
     def _tensor(self, a: Array) -> Tensor:
         return torch.from_numpy(np.array(a, np.float32)).to(self.mean.device)
-
-
-def _cost(motor: Motor, stretches: Sequence[Array], dt: float) -> float:
-    cost = likelihood(motor, stretches, dt)
-    return cost if np.isfinite(cost) else np.inf
 
 
 def _newest(stretches: Sequence[Array], length: int) -> list[Array]:

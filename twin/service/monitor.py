@@ -65,8 +65,8 @@ def finish(config: Config, monitor: Monitor) -> dict[str, Any]:
     """The report, with the free run and what is needed to read it later."""
     horizon = max(round(config.report.free_run / monitor.spec.dt), SHORTEST)
     try:
-        adapt = config.twin.adapt and config.twin.backend == "compiled"
-        fit = free_run_fit(monitor, service.run_dir(config), horizon, config.twin.window, adapt)
+        directory, twin = service.run_dir(config), config.twin
+        fit = free_run_fit(monitor, directory, horizon, twin.window, twin.adapts)
     except CheckpointError as error:  # what was measured is worth writing all the same
         service.say(f"no free run in the report: {error}")
         fit = {}
@@ -98,21 +98,20 @@ def free_run_fit(
     for number, first in monitor.segments(horizon, window):
         by_model.setdefault(number, []).append(first)
     runs = []
+    for first in by_model.pop(0, ()):  # persistence
+        y = monitor.stretch(first - 1, first + horizon)[:, inputs:]
+        runs.append((y[1:], np.repeat(y[:1], horizon, axis=0)))
     for number, firsts in by_model.items():
-        predictor = open_predictor(load(path_of(directory, number))) if number else None
-        if predictor is not None:
-            predictor.adapting = adapt
+        predictor = open_predictor(load(path_of(directory, number)))
+        predictor.adapting = adapt
         at = monitor.seen_from(number, firsts[0], window)
         for first in firsts:
-            z = monitor.stretch(first - 1, first + horizon)
-            if predictor is None:  # persistence
-                runs.append((z[1:, inputs:], np.repeat(z[:1, inputs:], horizon, axis=0)))
-                continue
             if not monitor.unbroken(at, first):
                 predictor.reset(learned=False)
                 at = monitor.seen_from(number, first, window)
             seen = monitor.stretch(at, first - 1)
             predictor.warm(seen[None].astype(np.float32))
+            z = monitor.stretch(first - 1, first + horizon)
             runs.append((z[1:, inputs:], predictor.free_run(z[:1], z[None, 1:, :inputs])[0]))
             at = first - 1
     return monitor.free_run_fit(runs)

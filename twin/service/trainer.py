@@ -43,8 +43,7 @@ def train(config: Config) -> None:
         incumbent, refused = newest(directory, spec)
         for error in refused:
             publisher.event("refused", str(error)[:1000])
-        adapt = config.twin.adapt and config.twin.backend == "compiled"
-        trainer = Trainer(spec, config.trainer, config.twin.window, incumbent, adapt)
+        trainer = Trainer(spec, config.trainer, config.twin.window, incumbent, config.twin.adapts)
         rehearse(trainer)
         trainer.taken = max(numbers(directory), default=0)  # a damaged one keeps its number
         heard = time.monotonic()
