@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Final
 
 from twin import service
+from twin.backends.opening import load_backend, open_predictor
 from twin.bus import Answerer, Publisher, Subscriber
 from twin.changes import Changes, as_message
 from twin.checkpoint import Checkpoint, load, newest, numbers, path_of
 from twin.config import Config, TwinConfig
 from twin.errors import CheckpointError
 from twin.messages import Message, Prediction, Sample, Spec
-from twin.predictor import Predictor, load_backend, open_predictor
+from twin.predictor import Predictor
 from twin.realtime import become_realtime, collect, keep_forever, stay_ordinary
 from twin.service.forecaster import Forecaster
 from twin.twin import Twin
@@ -28,7 +29,9 @@ from twin.twin import Twin
 STALE_PERIODS: Final = 10
 STALE_FLOOR: Final = 0.25  # s; at 1 kHz ten periods are shorter than a busy machine's hiccups
 LOOK: Final = 0.05  # s between two looks into the run directory
-PREPARE: Final = "import json, sys; from twin.predictor import prepare; prepare(*json.loads(sys.argv[1]))"
+PREPARE: Final = (
+    "import json, sys; from twin.backends.opening import prepare; prepare(*json.loads(sys.argv[1]))"
+)
 """A program that compiles what a kind of model needs, into the cache that all processes share."""
 AHEAD: Final = 4  # models opened and not yet taken up
 LOOK_EVERY: Final = 16  # samples between them in a stream that no clock drives
