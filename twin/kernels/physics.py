@@ -75,7 +75,7 @@ class Known(NamedTuple):
     end: int
 
 
-class Call(NamedTuple):
+class MotorCall(NamedTuple):
     """Places among the 64-bit integers with which the follower is called: the addresses of what is known, of
     the rows, of the samples z (N, T, 3) and of the answers (N, T, 5), then N, T, and whether to adapt."""
 
@@ -97,7 +97,7 @@ ROW: Final = Row(*_places([*SHAPES[: Row._fields.index("joint")], (), ()]))
 KNOWN: Final = Known(
     *_places([SHAPES.p0, SHAPES.noise, (STATES,), (), (), (), *SHAPES[SHAPES._fields.index("new") :]])
 )
-CALL: Final = Call(*range(len(Call._fields)))
+CALL: Final = MotorCall(*range(len(MotorCall._fields)))
 
 
 @njit(**_INLINE)
@@ -137,7 +137,7 @@ def _filter(row: Any, known: Any) -> Filter:
 
 @lru_cache(maxsize=1)
 def follower() -> Callable[[int], None]:
-    """What takes in samples; called with the address of the integers that `Call` names."""
+    """What takes in samples; called with the address of the integers that `MotorCall` names."""
 
     def motors(call: Any) -> None:
         n, steps = integer(call, CALL.n), integer(call, CALL.steps)
@@ -227,7 +227,7 @@ class Motors:
     def call(self, z: npt.NDArray[np.float32], answers: npt.NDArray[np.float32], adapting: bool) -> Array:
         """The arguments with which the kernel follows z (N, T, 3), all in one piece."""
         known, memory, samples, out = (a.ctypes.data for a in (self._known, self._memory, z, answers))
-        return np.array(Call(known, memory, samples, out, self.rows, z.shape[1], adapting), np.int64)
+        return np.array(MotorCall(known, memory, samples, out, self.rows, z.shape[1], adapting), np.int64)
 
     def follow(self, z: Array, adapting: bool = False) -> npt.NDArray[np.float32]:
         """Follow samples z (N, T, 3): what `ANSWER` says, (N, T, 5)."""
