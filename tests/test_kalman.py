@@ -297,7 +297,8 @@ def followed(name: str, mode: str) -> tuple[Array, Array, Array, Array]:
     """After each sample what both remember, (T, memory), and their answers (T, 5)."""
     z = STREAMS[name]()
     compiled, reference = Motors(tensors(), 1), ReferenceMotors(tensors(), 1)
-    memories, answers = ([], []), ([], [])
+    memories: tuple[list[Array], list[Array]] = [], []
+    answers: tuple[list[Array], list[Array]] = [], []
     for t in range(len(z)):
         adapting = mode == "adapting" or (mode == "both in turn" and t // 130 % 2 == 0)
         answers[0].append(compiled.follow(z[None, t : t + 1], adapting)[0, 0])

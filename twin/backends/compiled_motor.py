@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from twin.checkpoint import Checkpoint, check
 from twin.errors import SpecError
-from twin.kernels.physics import EXPECTED, Motors, follower
+from twin.kernels.physics import Motors, follower
 from twin.models import FILTER, PARAMETERS
 from twin.predictor import check_shape
 
@@ -31,7 +31,7 @@ class CompiledMotor:
         self._motors = Motors(checkpoint.tensors, rows)
         self.sample = self._sample = np.zeros((rows, 3), np.float32)
         self._run = follower()
-        self._y = self._motors.answer[:, 0, EXPECTED:]
+        self._y = self._motors.y
         self._calls = [
             self._motors.call(self._sample[:, None], self._motors.answer, adapting)
             for adapting in (False, True)

@@ -196,6 +196,7 @@ class Motors:
         self._p = memory[:, ROW.p : ROW.joint]
         self._begun = memory[:, ROW.begun]
         self.answer = np.zeros((rows, 1, ANSWER), np.float32)
+        self.y = self.answer[:, 0, EXPECTED:]
         self.load(tensors)
 
     def load(self, tensors: Mapping[str, Array]) -> None:
@@ -245,7 +246,7 @@ class Motors:
         call = self.call(sample, self.answer, False)
         for k in range(u.shape[1]):
             follow(call.ctypes.data)
-            run[:, k] = self.answer[:, 0, EXPECTED:]
+            run[:, k] = self.y
             sample[:, 0, 0] = u[:, k, 0]
             sample[:, 0, 1:] = run[:, k]
         self._memory[...] = kept
