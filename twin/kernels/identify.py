@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from twin.kernels.cache import kept
-from twin.kernels.kalman import GATE, JOINT, STATES, WALK, Filter, adapt, begin, measure, new_filter, predict
-from twin.kernels.motor import PARAMETERS
+from twin.kernels.kalman import Filter, adapt, begin, measure, new_filter, predict, take_parameters
+from twin.kernels.kalman_reference import GATE_SIGMA, JOINT, STATES, WALK_PER_ROOT_SEC
+from twin.kernels.motor_reference import PARAMETERS
 
 PRIOR: Final = (0.3, 0.5, 0.1, 0.3, 0.05, 0.5)
 """Standard deviations of the parameters before a pass. Wider ones, and a first pass may go astray."""
@@ -63,7 +64,7 @@ def run(k: Filter, z: Any, dt: float, learn: bool, sums: Any) -> None:
     before.
     """
     n = JOINT if learn else STATES
-    x, cov, p, p0 = k.x, k.cov, k.p, k.p0
+    x, cov = k.x, k.cov
     last_i = last_w = 0.0
     begin(k, z[0, 1], z[0, 2])
     for t in range(len(z)):
@@ -71,26 +72,18 @@ def run(k: Filter, z: Any, dt: float, learn: bool, sums: Any) -> None:
         e0, e1 = (z[t, 1] - x[0]) / math.sqrt(s0), (z[t, 2] - x[1]) / math.sqrt(s1)
         first, second = measure(k, n, dt, z[t, 1], z[t, 2])
         if t >= SETTLING:
-            first, second = min(first, GATE * GATE), min(second, GATE * GATE)
+            first, second = min(first, GATE_SIGMA * GATE_SIGMA), min(second, GATE_SIGMA * GATE_SIGMA)
             sums[0] += 0.5 * (math.log(s0) + first + math.log(s1) + second)
             sums[1] += 1.0
             sums[2] += x[2] * x[2]
             sums[3] += first
             sums[4] += second
-            e0, e1 = min(max(e0, -GATE), GATE), min(max(e1, -GATE), GATE)
+            e0, e1 = min(max(e0, -GATE_SIGMA), GATE_SIGMA), min(max(e1, -GATE_SIGMA), GATE_SIGMA)
             sums[5] += e0 * last_i
             sums[6] += e1 * last_w
             last_i, last_w = e0, e1
         if learn:
-            for j in range(PARAMETERS):
-                if j < 4:
-                    x[STATES + j] = min(max(x[STATES + j], -3.0), 3.0)
-                    p[j] = p0[j] * math.exp(x[STATES + j])
-                else:
-                    p[j] = p0[j] + p[2 + j] * x[STATES + j]
-                    if p[j] < 0.0:
-                        p[j] = 0.0
-                        x[STATES + j] = -p0[j] / p[2 + j]
+            take_parameters(k)
         predict(k, n, dt, z[t, 0])
 
 
@@ -202,7 +195,7 @@ def adapted(motor: Motor, stretches: Sequence[Array], dt: float) -> Motor:
     """What the filter makes of a motor that follows the stretches of samples (T, 3) and adapts to them."""
     unit = units(motor.values, motor.noise)
     k = new_filter(np.concatenate((motor.values, unit)), motor.noise)
-    k.cov[STATES:, STATES:] = motor.covariance + np.diag(np.square(WALK))
+    k.cov[STATES:, STATES:] = motor.covariance + np.diag(np.square(WALK_PER_ROOT_SEC))
     for z in stretches:
         _adapt(k, z, dt)
     values, covariance = k.p[:PARAMETERS].copy(), k.cov[STATES:, STATES:].copy()
