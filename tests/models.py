@@ -10,7 +10,6 @@ from torch import Tensor
 from twin.checkpoint import Checkpoint
 from twin.messages import Spec
 from twin.models.hybrid import Hybrid
-from twin.models.model import Model
 from twin.models.network import Network
 from twin.models.opening import new_model, open_model
 from twin.models.scaling import Scaling
@@ -26,13 +25,13 @@ def open_network(checkpoint: Checkpoint) -> Network:
     return as_network(open_model(checkpoint))
 
 
-def as_network(model: Model | None) -> Network:
+def as_network(model: Network | None) -> Network:
     """The model, if it is a network."""
     assert isinstance(model, Network)
     return model
 
 
-def weights_of(model: Model) -> Iterator[Tensor]:
+def weights_of(model: Network) -> Iterator[Tensor]:
     """What noise may be added to: the weights of a network, alone or as a correction; a motor has none."""
     network = model.correction if isinstance(model, Hybrid) else model
     return iter(network.parameters()) if isinstance(network, Network) else iter(())

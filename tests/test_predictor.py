@@ -19,7 +19,6 @@ from twin.checkpoint import Checkpoint, load, save
 from twin.errors import BackendError, CheckpointError, SpecError
 from twin.families import FAMILIES, PHYSICAL, state_size
 from twin.messages import Spec
-from twin.models.model import Model
 from twin.models.network import Network
 from twin.models.opening import new_model, open_model
 from twin.models.scaling import Scaling
@@ -56,7 +55,7 @@ def motor_samples(rows: int, seed: int = 0) -> np.ndarray[tuple[int, ...], np.dt
 
 @dataclass
 class Case:
-    model: Model
+    model: Network
     checkpoint: Checkpoint
     backend: str
 
