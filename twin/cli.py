@@ -32,19 +32,8 @@ OFFLINE: Final = ("auto", *FAMILIES)
 """What `twin fit` can find."""
 
 COMPILED_FOR: Final = frozenset(
-    [
-        "plant",
-        "file",
-        "inputs",
-        "outputs",
-        "dt",
-        "backend",
-        "model",
-        "hidden_size",
-        "layers",
-        "taps",
-        "sequence_length",
-    ]
+    {"plant", "file", "inputs", "outputs", "dt", "backend"}
+    | {"model", "hidden_size", "layers", "taps", "sequence_length"}
 )
 """The settings on which machine code depends."""
 
