@@ -22,6 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from twin import service
 from twin.checkpoint import newest
 from twin.config import Config, TrainerConfig
 from twin.kernels import disk
@@ -82,7 +83,8 @@ def works(config: Config, spec: Spec) -> list[Work]:
     Raises:
         SpecError: settings that ask for a family which this plant is not for.
     """
-    family, sizes = model_of(config, spec)
+    chosen = config.twin.run_dir  # without one, a run has a new directory
+    family, sizes = model_of(config, spec, Path(chosen) if chosen else None)
     found = twins(config, spec, family, sizes)
     if family in PHYSICAL or family in NETWORKS:
         found.append(training(family, spec))
@@ -93,9 +95,14 @@ def twins(config: Config, spec: Spec, family: str, sizes: Sizes) -> list[Work]:
     """What answering the samples of a plant needs."""
     found = [Work("detection of changes", "twin.service.prepare:detect", (len(spec.outputs),))]
     if config.twin.backend == "compiled":
-        text = " ".join(["step of", family, str(sizes.get("hidden_size", ""))]).strip()
-        found.insert(0, Work(text, "twin.backends.compiled:prepare", (family, sizes)))
+        found.insert(0, step(family, sizes))
     return found
+
+
+def step(family: str, sizes: Sizes) -> Work:
+    """What the compiled step of a model needs."""
+    text = " ".join(["step of", family, str(sizes.get("hidden_size", ""))]).strip()
+    return Work(text, "twin.backends.compiled:prepare", (family, sizes))
 
 
 def training(family: str, spec: Spec) -> Work:
@@ -104,17 +111,17 @@ def training(family: str, spec: Spec) -> Work:
     return Work(f"training of {family}", "twin.service.prepare:train", (family, *signals))
 
 
-def model_of(config: Config, spec: Spec) -> tuple[str, Sizes]:
-    """The family and the sizes that a run begins with: those of its directory's newest model, otherwise what
-    the settings ask for.
+def model_of(config: Config, spec: Spec, directory: Path | None) -> tuple[str, Sizes]:
+    """The family and the sizes that a run begins with: those of the newest model in its directory, otherwise
+    what the settings ask for.
 
     Raises:
+        CheckpointError: the directory holds models of another plant.
         SpecError: a family that such a plant cannot have.
     """
-    if config.twin.run_dir:
-        checkpoint, _ = newest(Path(config.twin.run_dir), spec)
-        if checkpoint is not None:
-            return checkpoint.family, checkpoint.sizes
+    checkpoint = newest(directory, spec)[0] if directory else None
+    if checkpoint is not None:
+        return checkpoint.family, checkpoint.sizes
     trainer = config.trainer
     family = family_for(spec) if trainer.model == "auto" else trainer.model
     if family in PHYSICAL:
@@ -174,6 +181,17 @@ def prepare(found: Sequence[Work], console: Console) -> Outcome:
     return outcome
 
 
+def get_ready(config: Config, spec: Spec) -> None:
+    """Load what answers a plant's samples before the first of them comes; what must be compiled is said."""
+    family, sizes = model_of(config, spec, service.run_dir(config))
+    prepare(twins(config, spec, family, sizes), Console(stderr=True))
+    detect(len(spec.outputs))
+    if config.twin.backend == "compiled":
+        from twin.backends import compiled
+
+        compiled.prepare(family, sizes)
+
+
 def advice() -> str:
     """Why there is no place for machine code, and what to do."""
     tried = " and ".join(map(str, disk.folders()))
@@ -209,6 +227,10 @@ class Worker:
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"its process ended with status {self._process.returncode}"
+
+    def wait(self) -> None:
+        """Wait until it has ended."""
+        self._process.wait()
 
     def stop(self) -> None:
         """End it at once: what is half compiled is nothing."""

@@ -218,13 +218,14 @@ def _report(config: Config, supervisor: Supervisor) -> dict[str, Any] | None:
 
 def summary(report: dict[str, Any]) -> str:
     """The report in a few lines for people."""
-    latency = report["latency_us"]
+    latency, first = report["latency_us"], report["first_model_s"]
     lines = [
         f"samples {report['samples']:,}  predictions {report['predictions']:,}  lost {report['lost']}  "
         f"unanswered {report['unanswered']}  "
         f"gaps {report['gaps']}  overruns {report['overruns']}  swaps {report['swaps']}  "
         f"alarms {report['alarms']}",
-        f"latency p50 {latency['p50']:.0f} µs  p99 {latency['p99']:.0f} µs  worst {latency['max']:.0f} µs",
+        f"latency p50 {latency['p50']:.0f} µs  p99 {latency['p99']:.0f} µs  worst {latency['max']:.0f} µs  "
+        + ("no model yet" if first is None else f"first model after {first:.1f} s"),
     ]
     for name, figures in report["one_step"].items():
         fit = report["free_run"]["fit_percent"].get(name)
