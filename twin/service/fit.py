@@ -16,6 +16,7 @@ from twin import service
 from twin.checkpoint import newest, numbers, save
 from twin.errors import CheckpointError, ConfigError, RecordingError
 from twin.messages import Spec
+from twin.service.prepare import prepare, training
 
 UNITS: Final = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 SHORTEST: Final = 1.0  # s
@@ -62,8 +63,9 @@ def fit(
         RecordingError: samples from which nothing can be learned, or no model was found before the end.
         CheckpointError: the run directory holds models of another plant, or cannot be written.
     """
-    begun = time.monotonic()
     newest(directory, spec)  # a wrong run directory shows here, before minutes of work
+    prepare([training("gru" if model == "auto" else model, spec)] if model != "arx" else [], console)
+    begun = time.monotonic()
     stop = service.Stop()
 
     import torch  # a second, of the budget

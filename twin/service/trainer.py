@@ -34,8 +34,7 @@ def train(config: Config) -> None:
     stop = service.Stop()
     directory = service.run_dir(config)
     with service.publisher(config, "trainer", stop) as publisher:
-        with service.subscriber(config, ["plant"], Spec) as early:
-            spec = service.await_spec(config, early, stop)
+        spec = service.first_spec(config, stop)
         if spec is None:
             return
         incumbent, refused = newest(directory, spec)

@@ -113,8 +113,7 @@ def predict(config: Config) -> None:
         closing(Answerer(config.bus.endpoint("forecast"))) as answerer,
     ):
         publisher.wait_for(Prediction, config.bus.await_subscribers, service.PATIENCE)
-        with service.subscriber(config, ["plant"], Spec) as early:
-            spec = service.await_spec(config, early, stop)
+        spec = service.first_spec(config, stop)
         if spec is not None:
             get_ready(config, spec)
         with service.subscriber(config, ["plant"], Spec, Sample) as stream:
