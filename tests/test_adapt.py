@@ -17,7 +17,8 @@ from twin.backends.compiled import Compiled
 from twin.checkpoint import Checkpoint
 from twin.kernels import rls
 from twin.messages import Sample, Spec
-from twin.models.model import Model, new_model
+from twin.models.network import Network
+from twin.models.opening import new_model
 from twin.models.scaling import Scaling
 from twin.twin import Twin
 
@@ -47,7 +48,7 @@ def checkpoint(family: str = "gru", layers: int = 1) -> Checkpoint:
     return of(model, one_step_rmse=(0.0031, 0.16))
 
 
-def of(model: Model, one_step_rmse: tuple[float, float]) -> Checkpoint:
+def of(model: Network, one_step_rmse: tuple[float, float]) -> Checkpoint:
     metrics = {f"one_step_rmse.{name}": e for name, e in zip(SPEC.outputs, one_step_rmse, strict=True)}
     return Checkpoint(1, None, model.family, model.sizes, SPEC, model.tensors(), metrics=metrics)
 

@@ -24,7 +24,7 @@ from twin.checkpoint import KEPT, Checkpoint, load, newest, numbers, path_of, pr
 from twin.errors import CheckpointError
 from twin.manifest import decode, encode
 from twin.messages import Spec
-from twin.models import FAMILIES, sizes_of, tensor_shapes
+from twin.families import FAMILIES, sizes_of, tensor_shapes
 
 SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001, units={"speed": "rad/s"})
 FILES = ("weights.safetensors", "manifest.json")

@@ -13,7 +13,7 @@ from twin.errors import RecordingError
 from twin.evaluation import Evaluation, evaluate, first_judged
 from twin.messages import Spec
 from twin.metrics import autocorrelation, ljung_box, nrmse, vaf_percent
-from twin.models.model import new_model, open_model
+from twin.models.opening import new_model, open_model
 from twin.models.scaling import Scaling
 
 SPEC = Spec(inputs=("u",), outputs=("y", "v"), dt=0.1)

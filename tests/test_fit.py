@@ -21,7 +21,7 @@ from twin.evaluation import evaluate
 from twin.fit import Fit, held_out
 from twin.messages import Spec
 from twin.models.linear import MEMORIES, fit_linear
-from twin.models.model import new_model
+from twin.models.opening import new_model
 from twin.models.scaling import Scaling
 from twin.service.fit import seconds
 

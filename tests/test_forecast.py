@@ -11,8 +11,9 @@ from tests.test_twin import LENGTH, SPEC, Z, checkpoint, follow, following, samp
 from twin import forecast
 from twin.errors import SpecError
 from twin.forecast import ENOUGH, Errors
-from twin.models import FAMILIES
-from twin.predictor import Predictor, open_predictor
+from twin.families import FAMILIES
+from twin.backends.opening import open_predictor
+from twin.predictor import Predictor
 from twin.twin import Twin
 from twin.window import Window
 

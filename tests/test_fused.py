@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from twin.messages import Spec
-from twin.models import NETWORKS
-from twin.models.model import Model, new_model
+from twin.families import NETWORKS
+from twin.models.network import Network
+from twin.models.opening import new_model
 from twin.models.scaling import Scaling
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -37,7 +38,7 @@ def model_of(
     taps: int = 3,
     inputs: int = 1,
     outputs: int = 2,
-) -> Model:
+) -> Network:
     """A model whose every weight takes part: a new one has a readout of zeros, which would hide faults."""
     names = [f"s{k}" for k in range(inputs + outputs)]
     spec = Spec(inputs=tuple(names[:inputs]), outputs=tuple(names[inputs:]), dt=0.001)
@@ -57,7 +58,7 @@ def samples(rows: int, steps: int, features: int = 3) -> np.ndarray[tuple[int, .
     return np.asarray(walk * size + np.resize([0.0, 1.0, 200.0], features), np.float32)
 
 
-def assert_follows(model: Model, rows: int, steps: int = 4) -> None:
+def assert_follows(model: Network, rows: int, steps: int = 4) -> None:
     """Step by step, each from the state that the kernel itself has come to."""
     z = torch.from_numpy(samples(rows, steps, model.sizes["inputs"] + model.sizes["outputs"])).to(DEVICE)
     size = z[..., model.n_inputs :].abs().amax(dim=(0, 1)).double()

@@ -15,10 +15,10 @@ from twin.backends.graph import Graph
 from twin.checkpoint import Checkpoint
 from twin.errors import BackendError
 from twin.messages import Spec
-from twin.models import GENERAL, NETWORKS
-from twin.models.model import new_model
+from twin.families import GENERAL, NETWORKS
+from twin.models.opening import new_model
 from twin.models.scaling import Scaling
-from twin.predictor import open_predictor
+from twin.backends.opening import open_predictor
 
 SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
 TOLERANCE = 2e-6

@@ -22,10 +22,11 @@ from twin.checkpoint import Checkpoint
 from twin.kernels.activations import logistic, tanh
 from twin.kernels.layout import FAMILIES as PLACES
 from twin.messages import Spec
-from twin.models import GENERAL, sizes_of
-from twin.models.model import Model, new_model, open_model
+from twin.families import GENERAL, sizes_of
+from twin.models.network import Network
+from twin.models.opening import new_model, open_model
 from twin.models.scaling import Scaling
-from twin.predictor import prepare
+from twin.backends.opening import prepare
 
 SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
 PARITY = 2e-6
@@ -98,7 +99,7 @@ def test_activations_at_the_ends_of_float32() -> None:
 # -- parity ------------------------------------------------------------------------------------------
 
 
-def model_of(family: str, hidden_size: int, layers: int, taps: int = 8, window: int = 10) -> Model:
+def model_of(family: str, hidden_size: int, layers: int, taps: int = 8, window: int = 10) -> Network:
     """A model whose every weight takes part, of signals that are far from zero."""
     wander = np.random.default_rng(5).normal(size=(500, 3)).cumsum(axis=0) * [2.0, 0.3, 40.0] + [0, 1, 200]
     scaling = Scaling.of(wander, n_outputs=2)
@@ -114,11 +115,11 @@ def model_of(family: str, hidden_size: int, layers: int, taps: int = 8, window: 
     return model
 
 
-def checkpoint_of(model: Model) -> Checkpoint:
+def checkpoint_of(model: Network) -> Checkpoint:
     return Checkpoint(1, None, model.family, model.sizes, SPEC, model.tensors())
 
 
-def assert_parity(model: Model, steps: int, rows: int = 1) -> None:
+def assert_parity(model: Network, steps: int, rows: int = 1) -> None:
     """Every step against float64 torch, from the state that the compiled one stepped from."""
     predictor = Compiled(checkpoint_of(model), rows)
     scale, mean = model.scale.numpy(), model.mean.numpy()
@@ -259,7 +260,7 @@ def test_what_is_refused_leaves_the_state_as_it_was() -> None:
 @pytest.mark.parametrize("damage", [b"", b"nonsense"], ids=["emptied", "overwritten"])
 def test_a_damaged_cache_costs_a_compilation_and_no_more(tmp_path: Path, damage: bytes) -> None:
     program = (
-        "from twin.predictor import prepare; from twin.models import sizes_of;"
+        "from twin.backends.opening import prepare; from twin.families import sizes_of;"
         "prepare('compiled', 'rnn', sizes_of('rnn', 1, 2, 8))"
     )
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
@@ -275,7 +276,7 @@ def test_a_damaged_cache_costs_a_compilation_and_no_more(tmp_path: Path, damage:
 
 
 def test_without_a_compiler_there_is_advice() -> None:
-    program = "from twin.predictor import load_backend; load_backend('compiled')"
+    program = "from twin.backends.opening import load_backend; load_backend('compiled')"
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
@@ -290,7 +291,7 @@ def test_every_family_has_its_kernel() -> None:
 def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     """The kernel comes from the disk: no file appears, and none is written again."""
     program = (
-        "from twin.predictor import prepare; from twin.models import sizes_of; import sys;"
+        "from twin.backends.opening import prepare; from twin.families import sizes_of; import sys;"
         "prepare('compiled', 'rnn', sizes_of('rnn', 1, 2, 8)); print('torch' in sys.modules)"
     )
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
@@ -337,7 +338,7 @@ def test_other_sizes_and_other_sources_are_other_code(
 def test_without_a_place_for_the_cache_it_compiles_all_the_same(tmp_path: Path) -> None:
     """A read-only installation and a home that is none: no error, only the time of a compilation."""
     program = (
-        "from twin.predictor import prepare; from twin.models import sizes_of;"
+"from twin.backends.opening import prepare; from twin.families import sizes_of;"
         "prepare('compiled', 'rnn', sizes_of('rnn', 1, 2, 4)); print('compiled')"
     )
     (tmp_path / "file").write_text("where a directory cannot be made")

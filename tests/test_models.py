@@ -14,8 +14,9 @@ import torch
 
 from twin.errors import SpecError
 from twin.messages import Spec
-from twin.models import GENERAL, check_sizes, sizes_of, state_size, tensor_shapes
-from twin.models.model import Model, new_model
+from twin.families import GENERAL, check_sizes, sizes_of, state_size, tensor_shapes
+from twin.models.network import Network
+from twin.models.opening import new_model
 from twin.models.scaling import Scaling
 
 torch.set_num_threads(1)
@@ -39,7 +40,7 @@ def motor(steps: int, seed: int = 0) -> Array:
     return z
 
 
-def model_of(family: str, layers: int = 1, randomised: bool = True) -> Model:
+def model_of(family: str, layers: int = 1, randomised: bool = True) -> Network:
     scaling = Scaling.of(motor(300), n_outputs=2)
     model = new_model(family, SPEC, scaling, hidden_size=4, layers=layers, taps=TAPS, window=WINDOW, seed=1)
     if randomised:
@@ -80,7 +81,7 @@ CELLS: dict[str, Callable[..., tuple[Array, Array]]] = {
 }
 
 
-def plainly(model: Model, z: Array) -> Array:
+def plainly(model: Network, z: Array) -> Array:
     """What a model should answer to samples (T, F): one row, one sample, one layer at a time, in float64."""
     tensors = {name: a.astype(np.float64) for name, a in model.tensors().items()}
     x = (z - tensors["mean"]) / tensors["scale"]

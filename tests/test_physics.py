@@ -25,11 +25,13 @@ from twin.errors import SpecError
 from twin.kernels.identify import guess, identify
 from twin.kernels.motor import PARAMETERS, advance, room
 from twin.messages import Sample, Spec
-from twin.models import PHYSICAL, motor_columns
-from twin.models.model import Model, new_model
+from twin.families import PHYSICAL, motor_columns
+from twin.models.network import Network
+from twin.models.opening import new_model
 from twin.models.physics import Physics
 from twin.models.scaling import Scaling
-from twin.predictor import Predictor, open_predictor
+from twin.backends.opening import open_predictor
+from twin.predictor import Predictor
 from twin.trainer import Trainer
 
 torch.set_num_threads(1)
@@ -69,7 +71,7 @@ def stream(
     return np.array([[s.u["voltage"], s.y["current"], s.y["speed"]] for s in samples])
 
 
-def fitted(z: Array, family: str = "physics", spec: Spec | None = None, **sizes: int) -> Model:
+def fitted(z: Array, family: str = "physics", spec: Spec | None = None, **sizes: int) -> Network:
     model = new_model(family, spec or QUBE.spec(DT), Scaling.of(z, 2), **sizes)
     for _ in model.refit([z], known=False):
         pass
@@ -77,11 +79,11 @@ def fitted(z: Array, family: str = "physics", spec: Spec | None = None, **sizes:
 
 
 @cache
-def found() -> Model:
+def found() -> Network:
     return fitted(stream(6.0))
 
 
-def opened(model: Model, spec: Spec | None = None, backend: str = "compiled") -> Predictor:
+def opened(model: Network, spec: Spec | None = None, backend: str = "compiled") -> Predictor:
     made = Checkpoint(1, None, model.family, model.sizes, spec or QUBE.spec(DT), model.tensors())
     return open_predictor(made, backend)
 
@@ -428,7 +430,7 @@ def test_after_a_change_the_refit_forgets_the_old_motor() -> None:
 
 def test_a_twin_with_a_motor_needs_no_torch() -> None:
     code = (
-        "import sys, twin.backends.compiled as c; from twin.models import sizes_of; "
+        "import sys, twin.backends.compiled as c; from twin.families import sizes_of; "
         "c.prepare('hybrid', sizes_of('hybrid', 1, 2, 8)); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

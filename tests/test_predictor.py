@@ -16,10 +16,12 @@ import torch
 from twin.checkpoint import Checkpoint, load, save
 from twin.errors import BackendError, CheckpointError, SpecError
 from twin.messages import Spec
-from twin.models import FAMILIES, PHYSICAL
-from twin.models.model import Model, new_model, open_model
+from twin.families import FAMILIES, PHYSICAL
+from twin.models.network import Network
+from twin.models.opening import new_model, open_model
 from twin.models.scaling import Scaling
-from twin.predictor import Predictor, available_backends, open_predictor
+from twin.backends.opening import available_backends, open_predictor
+from twin.predictor import Predictor
 
 torch.set_num_threads(1)
 
@@ -52,7 +54,7 @@ def motor_samples(rows: int, seed: int = 0) -> np.ndarray[tuple[int, ...], np.dt
 
 @dataclass
 class Case:
-    model: Model
+    model: Network
     checkpoint: Checkpoint
     backend: str
 

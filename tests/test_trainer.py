@@ -20,11 +20,11 @@ from twin.checkpoint import load, numbers, save
 from twin.config import Config, TrainerConfig
 from twin.errors import CheckpointError
 from twin.messages import Sample, Spec
-from twin.models import FAMILIES
-from twin.models.model import Model
+from twin.families import FAMILIES
+from twin.models.network import Network
 from twin.service.trainer import turn
 from twin.trainer import DARING, Trainer, Verdict
-from twin.trial import loss
+from twin.models.network import loss
 from twin.twin import Twin
 
 torch.set_num_threads(1)
@@ -71,7 +71,7 @@ def counted(seq: int, epoch: int = 1) -> Sample:
     )
 
 
-def weights(model: Model | None) -> NDArray[np.float32]:
+def weights(model: Network | None) -> NDArray[np.float32]:
     assert model is not None
     return np.concatenate([tensor.ravel() for _, tensor in sorted(model.tensors().items())])
 

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from twin.checkpoint import Checkpoint
 from twin.errors import CheckpointError, SpecError
 from twin.messages import Prediction, Sample, Spec, pack
-from twin.models import FAMILIES
-from twin.models.model import new_model
+from twin.families import FAMILIES
+from twin.models.opening import new_model
 from twin.models.scaling import Scaling
-from twin.predictor import Predictor, open_predictor
+from twin.backends.opening import open_predictor
+from twin.predictor import Predictor
 from twin.twin import PORTION, Twin
 
 torch.set_num_threads(1)

@@ -20,7 +20,7 @@ from rich.markup import escape
 
 from twin.config import SECTIONS, Config, load
 from twin.errors import ConfigError, RecordingError, TwinError
-from twin.models import FAMILIES
+from twin.families import FAMILIES
 from twin.service.plant import Floor, Source
 from twin.supervisor import USER_ERROR, die_with_supervisor
 

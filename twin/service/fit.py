@@ -15,8 +15,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from twin import service
 from twin.checkpoint import newest, numbers, save
 from twin.errors import CheckpointError, ConfigError, RecordingError
+from twin.families import AUTO, NETWORK
 from twin.messages import Spec
-from twin.service.prepare import prepare, training
+from twin.service.prepare import prepare, training, trains
 
 UNITS: Final = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 SHORTEST: Final = 1.0  # s
@@ -64,7 +65,8 @@ def fit(
         CheckpointError: the run directory holds models of another plant, or cannot be written.
     """
     newest(directory, spec)  # a wrong run directory shows here, before minutes of work
-    prepare([training("gru" if model == "auto" else model, spec)] if model != "arx" else [], console)
+    family = NETWORK if model == AUTO else model
+    prepare([training(family, spec)] if trains(family) else [], console)
     begun = time.monotonic()
     stop = service.Stop()
 

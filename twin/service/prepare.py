@@ -18,23 +18,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from twin import service
 from twin.checkpoint import newest
-from twin.config import Config, TrainerConfig
+from twin.config import Config
+from twin.families import Cell, Sizes, family_of
 from twin.kernels import disk
-from twin.messages import Sample, Spec
-from twin.models import NETWORKS, PHYSICAL, Sizes, family_for, motor_columns, sizes_of
+from twin.messages import Spec
+from twin.models.opening import chosen
 from twin.supervisor import environment
 
 AT_ONCE: Final = 2
 """Processes that compile at the same time: each takes a core and a quarter of a gigabyte."""
 POLL_SEC: Final = 0.05
-TRAINED_ON: Final = 600
-"""Samples of the small refit that compiles what a real one needs."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +84,20 @@ def works(config: Config, spec: Spec) -> list[Work]:
     chosen = config.twin.run_dir  # without one, a run has a new directory
     family, sizes = model_of(config, spec, Path(chosen) if chosen else None)
     found = twins(config, spec, family, sizes)
-    if family in PHYSICAL or family in NETWORKS:
+    if trains(family):
         found.append(training(family, spec))
     return found
+
+
+def trains(family: str) -> bool:
+    """Whether a family's refits need machine code."""
+    return family_of(family).motor or family_of(family).hidden
 
 
 def twins(config: Config, spec: Spec, family: str, sizes: Sizes) -> list[Work]:
     """What answering the samples of a plant needs."""
     found = [Work("detection of changes", "twin.service.prepare:detect", (len(spec.outputs),))]
-    if config.twin.backend == "compiled":
+    if config.twin.backend == "compiled" and family_of(family).cell is not Cell.OWN:
         found.insert(0, step(family, sizes))
     return found
 
@@ -102,7 +105,7 @@ def twins(config: Config, spec: Spec, family: str, sizes: Sizes) -> list[Work]:
 def step(family: str, sizes: Sizes) -> Work:
     """What the compiled step of a model needs."""
     text = " ".join(["step of", family, str(sizes.get("hidden_size", ""))]).strip()
-    return Work(text, "twin.backends.compiled:prepare", (family, sizes))
+    return Work(text, "twin.backends.opening:prepare", ("compiled", family, sizes))
 
 
 def training(family: str, spec: Spec) -> Work:
@@ -122,18 +125,15 @@ def model_of(config: Config, spec: Spec, directory: Path | None) -> tuple[str, S
     checkpoint = newest(directory, spec)[0] if directory else None
     if checkpoint is not None:
         return checkpoint.family, checkpoint.sizes
-    trainer = config.trainer
-    family = family_for(spec) if trainer.model == "auto" else trainer.model
-    if family in PHYSICAL:
-        motor_columns(spec)
-    return family, sizes_of(
-        family,
-        len(spec.inputs),
-        len(spec.outputs),
-        trainer.hidden_size,
-        trainer.layers,
-        trainer.taps,
-        trainer.sequence_length,
+    asked = config.trainer
+    return chosen(
+        spec,
+        asked.model,
+        None,
+        hidden_size=asked.hidden_size,
+        layers=asked.layers,
+        taps=asked.taps,
+        window=asked.sequence_length,
     )
 
 
@@ -186,10 +186,9 @@ def get_ready(config: Config, spec: Spec) -> None:
     family, sizes = model_of(config, spec, service.run_dir(config))
     prepare(twins(config, spec, family, sizes), Console(stderr=True))
     detect(len(spec.outputs))
-    if config.twin.backend == "compiled":
-        from twin.backends import compiled
+    from twin.backends.opening import prepare as load
 
-        compiled.prepare(family, sizes)
+    load(config.twin.backend, family, sizes)
 
 
 def advice() -> str:
@@ -261,37 +260,11 @@ def detect(outputs: int) -> None:
 
 
 def train(family: str, inputs: int, outputs: int) -> None:
-    """Refit a small model on a few samples twice: from nothing, and going on from what was found."""
-    from twin.trainer import Trainer
+    """Do what a small model's first refit needs."""
+    from twin.models.opening import class_of, sizes_for
 
     u, y = [f"u{i}" for i in range(inputs)], [f"y{i}" for i in range(outputs)]
-    if family in PHYSICAL:
+    if family_of(family).motor:
         u, y = ["voltage"], ["current", "speed"]
     spec = Spec(inputs=tuple(u), outputs=tuple(y), dt=1e-3)
-    small = TrainerConfig.model_validate(
-        {"model": family, "hidden_size": 2, "taps": 2, "horizon": 4, "steps": 1, "batch": 4, "period": 0.1}
-    )
-    trainer = Trainer(spec, small, window=10)
-    for sample in samples(spec):
-        trainer.observe(sample)
-    for _ in range(2):
-        for _ in trainer.refit():
-            pass
-        trainer.incumbent = trainer.candidate  # as if it had been accepted
-
-
-def samples(spec: Spec) -> list[Sample]:
-    """Samples of a plant that moves: its outputs follow random steps of its inputs, each slower than the one
-    before, as a motor's current and speed follow the voltage."""
-    random, found = np.random.default_rng(1), []
-    u, y = np.zeros(len(spec.inputs)), np.zeros(len(spec.outputs))
-    for seq in range(TRAINED_ON):
-        if seq % 20 == 0:
-            u = random.normal(size=len(u))
-        y = y + (u.sum() - y) / (3.0 + 10.0 * np.arange(len(y))) + 0.01 * random.normal(size=len(y))
-        signals = (
-            dict(zip(spec.inputs, u.tolist(), strict=True)),
-            dict(zip(spec.outputs, y.tolist(), strict=True)),
-        )
-        found.append(Sample(seq=seq, t=seq * spec.dt, u=signals[0], y=signals[1]))
-    return found
+    class_of(family).rehearse(family, spec, sizes_for(family, spec, hidden_size=2))

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Final
 
 from twin import service
+from twin.backends.opening import load_backend, open_predictor
 from twin.bus import Answerer, Publisher, Subscriber
 from twin.changes import Changes, as_message
 from twin.checkpoint import Checkpoint, load, newest, numbers, path_of
 from twin.config import Config, TwinConfig
 from twin.errors import CheckpointError
 from twin.messages import Message, Prediction, Sample, Spec
-from twin.predictor import Predictor, load_backend, open_predictor
+from twin.predictor import Predictor
 from twin.realtime import become_realtime, collect, keep_forever, stay_ordinary
 from twin.service.forecaster import Forecaster
 from twin.service.prepare import Worker, get_ready, step
