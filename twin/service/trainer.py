@@ -30,11 +30,8 @@ def train(config: Config) -> None:
     """
     stop = service.Stop()
     directory = service.run_dir(config)
-    with (
-        service.publisher(config, "trainer", stop) as publisher,
-        service.subscriber(config, ["plant"], Spec, Sample) as stream,
-    ):
-        spec = service.await_spec(config, stream, stop)
+    with service.publisher(config, "trainer", stop) as publisher:
+        spec = service.first_spec(config, stop)
         if spec is None:
             return
         incumbent, refused = newest(directory, spec)
@@ -43,28 +40,41 @@ def train(config: Config) -> None:
         trainer = Trainer(spec, config.trainer, config.twin.window, incumbent, config.twin.adapts)
         trainer.rehearse()
         trainer.taken = max(numbers(directory), default=0)  # a damaged one keeps its number
-        heard = time.monotonic()
-        gives_way = config.bus.unpaced  # a stream that waits for the trainer would only wait longer
-        while not stop:
-            if trainer.incumbent is not None and not gives_way:
-                give_way()  # not before: a machine that is busy would never let it have a first model
-                gives_way = True
-            message = stream.recv(0.1)
-            now = time.monotonic()
-            if message is not None:
-                heard = now
-                observe(trainer, message)
-            elif now - heard > service.deaf_after(spec):
-                heard = now
-                stream.reconnect()
-            if trainer.due:
-                one_torch_thread()
-                try:
-                    turn(config, trainer, stream, publisher, directory, stop)
-                except (TwinError, ArithmeticError, ValueError, RuntimeError, OSError) as error:
-                    text = f"refit failed, the next turn comes as usual: {error}"
-                    publisher.event("failed", text[:1000])
-                    service.say(text)
+        with service.subscriber(config, ["plant"], Spec, Sample) as stream:
+            follow(config, trainer, stream, publisher, directory, stop)
+
+
+def follow(
+    config: Config,
+    trainer: Trainer,
+    stream: Subscriber[Message],
+    publisher: Publisher,
+    directory: Path,
+    stop: service.Stop,
+) -> None:
+    """Take in samples and refit on them, until a signal comes."""
+    heard = time.monotonic()
+    gives_way = config.bus.unpaced  # a stream that waits for the trainer would only wait longer
+    while not stop:
+        if trainer.incumbent is not None and not gives_way:
+            give_way()  # not before: a machine that is busy would never let it have a first model
+            gives_way = True
+        message = stream.recv(0.1)
+        now = time.monotonic()
+        if message is not None:
+            heard = now
+            observe(trainer, message)
+        elif now - heard > service.deaf_after(trainer.spec):
+            heard = now
+            stream.reconnect()
+        if trainer.due:
+            one_torch_thread()
+            try:
+                turn(config, trainer, stream, publisher, directory, stop)
+            except (TwinError, ArithmeticError, ValueError, RuntimeError, OSError) as error:
+                text = f"refit failed, the next turn comes as usual: {error}"
+                publisher.event("failed", text[:1000])
+                service.say(text)
 
 
 def observe(trainer: Trainer, message: Message) -> None:
