@@ -340,7 +340,7 @@ def test_other_sizes_and_other_sources_are_other_code(
 def test_without_a_place_for_the_cache_it_compiles_all_the_same(tmp_path: Path) -> None:
     """A read-only installation and a home that is none: no error, only the time of a compilation."""
     program = (
-"from twin.backends.opening import prepare; from twin.families import sizes_of;"
+        "from twin.backends.opening import prepare; from twin.families import sizes_of;"
         "prepare('compiled', 'rnn', sizes_of('rnn', 1, 2, 4)); print('compiled')"
     )
     (tmp_path / "file").write_text("where a directory cannot be made")

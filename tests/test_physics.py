@@ -24,9 +24,9 @@ from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig
 from twin.errors import SpecError
 from twin.families import PHYSICAL, motor_columns
-from twin.kernels.identify import guess, identify
 from twin.kernels.motor import PARAMETERS, advance, room
 from twin.messages import Sample, Spec
+from twin.models.identification import guess, identify
 from twin.models.model import Identifies, Model
 from twin.models.opening import new_model
 from twin.models.physics import Physics

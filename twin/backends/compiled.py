@@ -10,6 +10,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 from numba.core.registry import cpu_target
+from numba.core.runtime import rtsys
 
 from twin.checkpoint import Checkpoint, check
 from twin.errors import SpecError
@@ -27,7 +28,7 @@ has done so must not fork and step in the child: the threads stay behind."""
 
 _WORK: Final = 2**25  # products of one call of `warm`, a millisecond: then other threads come to their turn
 _ONE_AT_A_TIME: Final = threading.Lock()  # not every layer of Numba's threads serves two callers
-cpu_target.target_context.refresh()  # as the first kernel would, and a loop wait for it: 40 ms
+rtsys.initialize(cpu_target.target_context)  # as the first kernel would, and a loop wait for it
 
 
 class Compiled:
