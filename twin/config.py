@@ -55,7 +55,7 @@ class BusConfig(Section):
     """Run as fast as the slowest process reads, instead of in real time. Nothing is lost. All processes of a
     source must agree on it."""
     await_subscribers: int = Field(0, ge=0)
-    """Begin when so many programs listen, after 15 s at the latest."""
+    """Begin when so many programs listen, after 30 s at the latest."""
 
     def endpoint(self, publisher: str) -> str:
         """The endpoint of one of `twin.address.ENDPOINTS`: as set, or the default."""
