@@ -22,11 +22,10 @@ from benchmarks.rounds import interleave, median_of, median_ratio, percentiles, 
 from twin.backends.graph import Graph
 from twin.checkpoint import Checkpoint
 from twin.messages import Spec
-from twin.families import GATES
-from twin.models.network import Network
-from twin.models.opening import new_model, open_model
+from twin.models import GATES
+from twin.models.model import Model, new_model, open_model
 from twin.models.scaling import Scaling
-from twin.backends.opening import open_predictor
+from twin.predictor import open_predictor
 
 SPEC: Final = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
 HIDDEN: Final = 32
@@ -137,7 +136,7 @@ def _fleet(checkpoint: Checkpoint, console: Console, quick: bool) -> dict[str, A
     }
 
 
-def _work(model: Network) -> tuple[int, int]:
+def _work(model: Model) -> tuple[int, int]:
     """Bytes that a row's step must move, its state in and out, and its floating-point operations."""
     sizes = model.sizes
     hidden, outputs = sizes["hidden_size"], sizes["outputs"]

@@ -30,8 +30,8 @@ from twin.config import TrainerConfig, TwinConfig
 from twin.errors import TwinError
 from twin.messages import Sample
 from twin.metrics import fit_percent, rmse
-from twin.families import FAMILIES
-from twin.backends.opening import open_predictor
+from twin.models import FAMILIES
+from twin.predictor import open_predictor
 from twin.service.trainer import rehearse
 from twin.trainer import Trainer
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig, TwinConfig
 from twin.messages import Sample, Spec
-from twin.backends.opening import open_predictor
+from twin.predictor import open_predictor
 from twin.service.trainer import rehearse
 from twin.service.twin import LOOK
 from twin.trainer import Trainer

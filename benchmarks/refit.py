@@ -65,11 +65,11 @@ def stream(seconds: float) -> list[Sample]:
 def trainer_refit(size: Size, *, compiled: bool = True) -> dict[str, float]:
     """One refit from an incumbent: seconds, and errors over the incumbent's on later samples."""
     from twin.config import TrainerConfig, TwinConfig
-    from twin.models.network import Network
+    from twin.models.model import Model
     from twin.trainer import Trainer
 
     class Chosen(Trainer):
-        def _begin(self, end: int) -> Network:
+        def _begin(self, end: int) -> Model:
             return super()._begin(end).train(compiled)
 
     config = TrainerConfig(steps=size["steps"], history=size["seconds"])

@@ -43,8 +43,8 @@ from benchmarks.step_streams import TAPS, measure_fleets, measure_streams
 from benchmarks.step_tables import table
 from benchmarks.timers import Rival, one_by_one, turn
 from twin.checkpoint import Checkpoint
-from twin.families import NETWORKS
-from twin.backends.opening import load_backend
+from twin.models import NETWORKS
+from twin.predictor import load_backend
 
 __all__ = ["measure", "plot", "table"]
 

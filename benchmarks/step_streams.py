@@ -22,7 +22,7 @@ from benchmarks.rounds import interleave, median_of
 from benchmarks.step_rivals import COMPILED, SPEC, network, one_cell, rivals, samples
 from benchmarks.timers import Rival, in_a_row, rival
 from twin.messages import Sample
-from twin.backends.opening import open_predictor
+from twin.predictor import open_predictor
 from twin.twin import Twin
 
 TAPS: Final = 8  # of a twin's model, where nothing else is configured

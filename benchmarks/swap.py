@@ -38,7 +38,7 @@ from benchmarks.stretch import Condition, Stretch, measure_stretch, record
 from twin.checkpoint import save
 from twin.config import TwinConfig
 from twin.messages import Sample
-from twin.backends.opening import open_predictor
+from twin.predictor import open_predictor
 from twin.twin import Twin
 
 TWIN: Final = Condition("twin")

@@ -28,8 +28,8 @@ from benchmarks.step_streams import figures as growth_figures
 from benchmarks.stretch import evaluate
 from benchmarks.timers import in_a_row, one_by_one, rival, turn
 from twin.errors import BackendError, TwinError
-from twin.families import GATES, NETWORKS
-from twin.backends.opening import available_backends
+from twin.models import GATES, NETWORKS
+from twin.predictor import available_backends
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from twin.messages import Spec
+from tests.models import new_network
 from twin.families import NETWORKS
+from twin.messages import Spec
 from twin.models.network import Network
-from twin.models.opening import new_model
 from twin.models.scaling import Scaling
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -43,7 +43,7 @@ def model_of(
     names = [f"s{k}" for k in range(inputs + outputs)]
     spec = Spec(inputs=tuple(names[:inputs]), outputs=tuple(names[inputs:]), dt=0.001)
     scaling = Scaling.of(samples(1, 200, inputs + outputs)[0], outputs)
-    model = new_model(family, spec, scaling, hidden_size=hidden_size, layers=layers, taps=taps, seed=3)
+    model = new_network(family, spec, scaling, hidden_size=hidden_size, layers=layers, taps=taps, seed=3)
     noise = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for weight in model.parameters():

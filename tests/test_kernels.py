@@ -16,17 +16,17 @@ import pytest
 import torch
 from numba import njit
 
+from tests.models import new_network, open_network
 from twin.backends import compiled
 from twin.backends.compiled import Compiled
-from twin.checkpoint import Checkpoint
-from twin.kernels.activations import logistic, tanh
-from twin.kernels.layout import FAMILIES as PLACES
-from twin.messages import Spec
-from twin.families import GENERAL, sizes_of
-from twin.models.network import Network
-from twin.models.opening import new_model, open_model
-from twin.models.scaling import Scaling
 from twin.backends.opening import prepare
+from twin.checkpoint import Checkpoint
+from twin.families import GENERAL, family_of, sizes_of
+from twin.kernels.activations import logistic, tanh
+from twin.kernels.layout import layout_of
+from twin.messages import Spec
+from twin.models.network import Network
+from twin.models.scaling import Scaling
 
 SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
 PARITY = 2e-6
@@ -103,7 +103,7 @@ def model_of(family: str, hidden_size: int, layers: int, taps: int = 8, window: 
     """A model whose every weight takes part, of signals that are far from zero."""
     wander = np.random.default_rng(5).normal(size=(500, 3)).cumsum(axis=0) * [2.0, 0.3, 40.0] + [0, 1, 200]
     scaling = Scaling.of(wander, n_outputs=2)
-    model = new_model(
+    model = new_network(
         family, SPEC, scaling, hidden_size=hidden_size, layers=layers, taps=taps, window=window, seed=3
     )
     noise = torch.Generator().manual_seed(4)
@@ -130,7 +130,7 @@ def assert_parity(model: Network, steps: int, rows: int = 1) -> None:
     for k in range(steps):
         answers[k] = predictor.step(z[k])
         states[k + 1] = predictor.state
-    exact = open_model(checkpoint_of(model)).double()
+    exact = open_network(checkpoint_of(model)).double()
     step = exact.stepping()
     for first in range(0, steps, 10_000):
         part = slice(first, min(first + 10_000, steps))
@@ -189,7 +189,7 @@ def test_any_number_of_inputs_and_outputs(sizes: tuple[int, int, int, int]) -> N
         inputs=tuple(f"u{i}" for i in range(inputs)), outputs=tuple(f"y{i}" for i in range(outputs)), dt=0.1
     )
     z = np.random.default_rng(2).normal(size=(30, 1, inputs + outputs)).astype(np.float32)
-    model = new_model("gru", spec, Scaling.of(z[:, 0], outputs), hidden_size=hidden_size, taps=taps)
+    model = new_network("gru", spec, Scaling.of(z[:, 0], outputs), hidden_size=hidden_size, taps=taps)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
@@ -285,7 +285,9 @@ def test_without_a_compiler_there_is_advice() -> None:
 
 
 def test_every_family_has_its_kernel() -> None:
-    assert set(PLACES) == set(GENERAL)
+    for family in GENERAL:
+        layout = layout_of(family, sizes_of(family, 1, 2, 8))
+        assert family_of(family).cell == layout.cell
 
 
 def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
@@ -338,7 +340,7 @@ def test_other_sizes_and_other_sources_are_other_code(
 def test_without_a_place_for_the_cache_it_compiles_all_the_same(tmp_path: Path) -> None:
     """A read-only installation and a home that is none: no error, only the time of a compilation."""
     program = (
-"from twin.backends.opening import prepare; from twin.families import sizes_of;"
+        "from twin.backends.opening import prepare; from twin.families import sizes_of;"
         "prepare('compiled', 'rnn', sizes_of('rnn', 1, 2, 4)); print('compiled')"
     )
     (tmp_path / "file").write_text("where a directory cannot be made")

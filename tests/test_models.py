@@ -12,9 +12,10 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from tests.models import new_network
 from twin.errors import SpecError
-from twin.messages import Spec
 from twin.families import GENERAL, check_sizes, sizes_of, state_size, tensor_shapes
+from twin.messages import Spec
 from twin.models.network import Network
 from twin.models.opening import new_model
 from twin.models.scaling import Scaling
@@ -42,7 +43,7 @@ def motor(steps: int, seed: int = 0) -> Array:
 
 def model_of(family: str, layers: int = 1, randomised: bool = True) -> Network:
     scaling = Scaling.of(motor(300), n_outputs=2)
-    model = new_model(family, SPEC, scaling, hidden_size=4, layers=layers, taps=TAPS, window=WINDOW, seed=1)
+    model = new_network(family, SPEC, scaling, hidden_size=4, layers=layers, taps=TAPS, window=WINDOW, seed=1)
     if randomised:
         noise = torch.Generator().manual_seed(2)
         with torch.no_grad():
@@ -209,7 +210,7 @@ def test_training_beats_persistence_on_a_known_plant(family: str) -> None:
 @pytest.mark.parametrize("family", ["arx", "gru", "lstm", "rnn"])
 def test_the_readout_s_start_finds_a_linear_plant(family: str) -> None:
     model = model_of(family)
-    model.fit_readout(motor(300))
+    model.fit(motor(300))
     z = torch.from_numpy(motor(200, seed=5)[None]).float()
     with torch.no_grad():
         _, state = model(z[:, : TAPS - 1], model.initial_state(1))  # fills the taps
@@ -227,14 +228,14 @@ def test_the_readout_s_start_survives_a_signal_that_does_not_vary() -> None:
     z = motor(300)
     z[:, 0] = 12.0
     model = model_of("gru")
-    model.fit_readout(z)
+    model.fit(z)
     assert all(np.isfinite(a).all() for a in model.tensors().values())
 
 
 def test_without_a_direct_term_the_readout_s_start_changes_nothing() -> None:
     model = model_of("window-rnn")
     before = model.tensors()
-    model.fit_readout(motor(300))
+    model.fit(motor(300))
     assert all(np.array_equal(before[name], a) for name, a in model.tensors().items())
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from twin.messages import Spec
+from tests.models import new_network
 from twin.families import sizes_of
+from twin.messages import Spec
 from twin.models.network import Network
-from twin.models.opening import new_model
 from twin.models.scaling import Scaling
 
 torch.set_num_threads(1)
@@ -164,7 +164,7 @@ def test_training_goes_the_same_way(family: str) -> None:
     segments = torch.from_numpy(z).float()
 
     def losses(compiled: bool) -> list[float]:
-        model = new_model(family, SPEC, scaling, hidden_size=16, taps=4, seed=1).train(compiled)
+        model = new_network(family, SPEC, scaling, hidden_size=16, taps=4, seed=1).train(compiled)
         optimiser = torch.optim.Adam(model.parameters(), 5e-3)
         found = []
         for _ in range(60):

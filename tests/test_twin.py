@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from tests.models import as_network, weights_of
+from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
 from twin.errors import CheckpointError, SpecError
-from twin.messages import Prediction, Sample, Spec, pack
 from twin.families import FAMILIES
+from twin.messages import Prediction, Sample, Spec, pack
 from twin.models.opening import new_model
 from twin.models.scaling import Scaling
-from twin.backends.opening import open_predictor
 from twin.predictor import Predictor
 from twin.twin import PORTION, Twin
 
@@ -41,10 +42,10 @@ def checkpoint(number: int = 1, family: str = "gru", spec: Spec = SPEC) -> Check
     model = new_model(family, spec, scaling, hidden_size=6, layers=1, window=5, seed=number)
     noise = torch.Generator().manual_seed(number)
     with torch.no_grad():
-        for weight in model.parameters():
+        for weight in weights_of(model):
             weight.add_(0.2 * torch.randn(weight.shape, generator=noise))
         if family == "gru":  # the gate that keeps the state: a long memory forgives no fault
-            model.get_parameter("core.net.bias_ih_l0")[6:12] += 3.0
+            as_network(model).get_parameter("core.net.bias_ih_l0")[6:12] += 3.0
     return Checkpoint(number, None, family, model.sizes, spec, model.tensors())
 
 

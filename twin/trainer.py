@@ -182,14 +182,21 @@ class Trainer:
 
     def refit(self) -> Iterator[float]:
         """Fit a candidate, from the incumbent's weights if there is one; yields the share done (0 to 1]."""
+        self._lesson = lesson = self._next_lesson()
+        model = copy.deepcopy(self.incumbent) if lesson.known else self._resume
+        self._resume = None
+        model = model or self._fitted(self.config.model, lesson.end)
+        yield from model.refit(lesson)
+        self.candidate = model
+
+    def _next_lesson(self) -> Lesson:
         config, end = self.config, self._train_end()
         lost, changed = self._state_of_incumbent(end)
         # where it is outgrown, a new model and its copy take turns, until one of them is accepted
         again = self._lesson is not None and not self._lesson.known
-        known = not lost and (again or not self._outgrown(end))
         if changed:
             self.caution = max(self.caution, CHANGED_CAUTION)
-        lesson = Lesson(
+        return Lesson(
             history=self.history,
             end=end,
             newest=self.newest,
@@ -198,14 +205,10 @@ class Trainer:
             batch=config.batch,
             rate=config.learning_rate * self.caution,
             random=self._random,
-            known=known,
+            known=not lost and (again or not self._outgrown(end)),
             changed=changed,
             first=self.incumbent is None,
         )
-        model = copy.deepcopy(self.incumbent) if known else self._resume or self._fitted(config.model, end)
-        assert model is not None
-        yield from model.refit(lesson)
-        self.candidate, self._lesson, self._resume = model, lesson, None
 
     def _fitted(self, family: str, end: int) -> Model:
         """A new model by least squares."""

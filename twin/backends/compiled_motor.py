@@ -31,7 +31,7 @@ class CompiledMotor:
         self._motors = Motors(checkpoint.tensors, rows)
         self.sample = self._sample = np.zeros((rows, 3), np.float32)
         self._run = follower()
-        self._y = self._motors.answer[:, 0, 3:]
+        self._y = self._motors.y
         self._calls = [
             self._motors.call(self._sample[:, None], self._motors.answer, adapting)
             for adapting in (False, True)

@@ -12,14 +12,14 @@ from twin.backends.compiled_hybrid import parts_of
 from twin.checkpoint import Checkpoint, check
 from twin.errors import SpecError
 from twin.families import FILTER_SIZE, MOTOR_UNITS
-from twin.kernels.physics import Motors
+from twin.kernels.physics_reference import ReferenceMotors
 from twin.predictor import Predictor, check_shape
 
 Array = npt.NDArray[Any]
 
 
 class ReferenceMotor:
-    """The `Predictor` of a motor's equations by `twin.kernels.kalman_reference`."""
+    """The `Predictor` of a motor's equations by `twin.kernels.physics_reference`."""
 
     def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
         if rows < 1:
@@ -27,7 +27,7 @@ class ReferenceMotor:
         check(checkpoint)
         self.rows, self.number, self.adapting = rows, checkpoint.number, False
         self._checkpoint = checkpoint
-        self._motors = Motors(checkpoint.tensors, rows)
+        self._motors = ReferenceMotors(checkpoint.tensors, rows)
         self.sample = np.zeros((rows, 3), np.float32)
         self.answer = np.zeros((rows, 5), np.float32)
         """v, the innovations, and the y expected next, of the newest sample."""

@@ -17,6 +17,7 @@ from typing import Any, Final
 from numba import njit
 from numba.core.caching import IndexDataCacheFile, NullCache
 from numba.core.compiler import CompileResult
+from numba.core.runtime import rtsys
 
 from twin.kernels.disk import name_of, prune, readable, touch, writable
 
@@ -34,7 +35,7 @@ class _Disk(NullCache):
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         """The machine code for arguments of some types, or None where there is none that can be read."""
-        context.refresh()
+        rtsys.initialize(context)  # `refresh`, which compiling needs, would take 60 MB and a second
         for folder in readable():
             with contextlib.suppress(Exception):  # whatever a damaged file makes of Numba's loader
                 code = self._file(folder, signature).load(_KEY)

@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from twin.errors import SpecError
 from twin.families import MOTOR_UNITS, Sizes, check_sizes, motor_columns, tensor_shapes
-from twin.kernels.identify import SETTLING, Motor, adapted, guess, identify, likelihood, settled
+from twin.kernels.identify import SETTLING_SAMPLES
 from twin.kernels.physics import Motors
 from twin.messages import Spec
+from twin.models.identification import Motor, adapted, guess, identify, likelihood, settled
 from twin.models.lesson import Lesson
 from twin.models.scaling import Scaling
 
@@ -178,7 +179,7 @@ class Physics:
 
     def _fit(self, stretches: Sequence[Array], known: bool) -> Generator[None, None, Motor]:
         dt, total = self.clock[0], sum(map(len, stretches))
-        tail = min(max(round(TAIL * total / MEMORIES[-1]), 4 * SETTLING), total // 2)
+        tail = min(max(round(TAIL * total / MEMORIES[-1]), 4 * SETTLING_SAMPLES), total // 2)
         best: tuple[float, Motor, list[Array]] | None = None
         if known:  # what the twin has made of it by now, adapting
             older, newer = _divided(stretches, tail)
