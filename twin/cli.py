@@ -298,7 +298,7 @@ def fit(
             )
     directory = Path(run_dir or f"runs/{default_source(files[0])}")
     records = [recording.data for recording in recordings]
-    result = service.fit(_errors, records, spec, directory, model=model, budget=seconds, seed=seed)
+    result = service.fit_and_save(_errors, records, spec, directory, model=model, budget=seconds, seed=seed)
     if as_json:
         _console.print_json(json.dumps(result))
         return
