@@ -30,6 +30,7 @@ from twin.messages import Spec
 from twin.models.opening import chosen
 from twin.service.rehearsal import detect
 from twin.supervisor import environment
+from twin.unused import refuse_unused
 
 AT_ONCE: Final = 2
 """Processes that compile at the same time: each takes a core and a quarter of a gigabyte."""
@@ -82,10 +83,12 @@ def works(config: Config, spec: Spec) -> list[Work]:
     """All that the twin and the trainer of a plant need, the longest first.
 
     Raises:
+        ConfigError: settings of which that family makes no use.
         SpecError: settings that ask for a family which this plant is not for.
     """
     chosen = config.twin.run_dir  # without one, a run has a new directory
     family, sizes = model_of(config, spec, Path(chosen) if chosen else None)
+    refuse_unused(config, family)
     found = twins(config, spec, family, sizes)
     if trains(family):
         found.append(refits(config, spec, family))
