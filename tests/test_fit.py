@@ -19,10 +19,10 @@ from tests.models import new_network
 from twin.checkpoint import Checkpoint, load, newest
 from twin.errors import ConfigError, RecordingError
 from twin.evaluation import evaluate
-from twin.fit import Fit, held_out
 from twin.messages import Spec
 from twin.models.linear import MEMORIES, fit_linear
 from twin.models.scaling import Scaling
+from twin.offline import Fit, held_out
 from twin.service.fit import seconds
 
 Array = NDArray[np.float64]
@@ -63,7 +63,7 @@ def found(fit: Fit, turns: int) -> Checkpoint:
 
 def test_what_is_found_runs_free_where_a_linear_model_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, samples in (("WARM", 20), ("LENGTH", 40)):  # enough for this plant, and quick
-        monkeypatch.setattr(f"twin.fit.{name}", samples)
+        monkeypatch.setattr(f"twin.offline.{name}", samples)
     fit, test = Fit([record(1000), record(500, seed=1)], SPEC, "gru"), record(1000, seed=2)
     turns = fit.run(counted(1200))
     while next(turns).spent < 0.01:  # least squares

@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
         "twin.trainer",
         "twin.validation",
         "twin.excitation",
-        "twin.fit",
+        "twin.offline",
         "twin.evaluation",
         "twin.changes",
         "twin.monitor",
@@ -57,7 +57,7 @@ TORCH = (
     "twin.backends.opening",  # to ask for a CUDA device
     "twin.realtime",
     "twin.service.trainer",
-    "twin.fit",
+    "twin.offline",
     "twin.service.fit",
 )
 """Torch belongs to networks."""
@@ -77,7 +77,7 @@ PURE = {
     "twin.validation",
     "twin.excitation",
     "twin.history",
-    "twin.fit",
+    "twin.offline",
     "twin.evaluation",
     "twin.changes",
     "twin.monitor",

@@ -50,12 +50,12 @@ _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def _command(
-    *sections: str, only: Collection[str] = (), hidden: bool = False
+    *sections: str, only: Collection[str] = (), without: Collection[str] = (), hidden: bool = False
 ) -> Callable[[Callable[[Config], None]], None]:
     """Make a function of a Config a command with an option for every setting of these sections.
 
-    `only` leaves some of them. The options, their types, their help and their defaults come from
-    `twin.config`, so that a setting is stated once.
+    `only` leaves some of them, `without` all others. The options, their types, their help and their defaults
+    come from `twin.config`, so that a setting is stated once.
     """
 
     def register(function: Callable[[Config], None]) -> None:
@@ -63,7 +63,7 @@ def _command(
             name: section
             for section in sections
             for name in SECTIONS[section].model_fields
-            if not only or name in only
+            if name not in without and (not only or name in only)
         }
 
         def command(config: Path | None = None, **given: Any) -> None:
@@ -102,7 +102,7 @@ def _parameter(name: str, kind: Any, text: str, default: Any, panel: str) -> ins
     )
 
 
-@_command("bus", "plant")
+@_command("bus", "plant", without=("twin_endpoint", "trainer_endpoint", "forecast_endpoint"))
 def simulate(config: Config) -> None:
     """Publish a plant: a simulated DC motor, or a recording."""
     from twin.service.plant import publish
@@ -110,7 +110,7 @@ def simulate(config: Config) -> None:
     publish(config, open_plant(config))
 
 
-@_command("bus", "twin")
+@_command("bus", "twin", without=("trainer_endpoint",))
 def predict(config: Config) -> None:
     """Answer every sample of a source with a prediction of the next."""
     from twin.service import twin
@@ -118,7 +118,9 @@ def predict(config: Config) -> None:
     twin.predict(config)
 
 
-@_command("bus", "twin", "trainer")
+@_command(
+    "bus", "twin", "trainer", without=("twin_endpoint", "forecast_endpoint", "await_subscribers", "realtime")
+)
 def train(config: Config) -> None:
     """Refit the model on what a source publishes, and save what is better."""
     from twin.service import trainer
@@ -126,7 +128,7 @@ def train(config: Config) -> None:
     trainer.train(config)
 
 
-@_command("bus", "twin", "report")
+@_command("bus", "twin", "report", without=("forecast_endpoint", "await_subscribers", "realtime"))
 def watch(config: Config) -> None:
     """Show a source live, and measure how its twin does."""
     from twin.service import run
@@ -298,7 +300,7 @@ def fit(
             )
     directory = Path(run_dir or f"runs/{default_source(files[0])}")
     records = [recording.data for recording in recordings]
-    result = service.fit(_errors, records, spec, directory, model=model, budget=seconds, seed=seed)
+    result = service.fit_and_save(_errors, records, spec, directory, model=model, budget=seconds, seed=seed)
     if as_json:
         _console.print_json(json.dumps(result))
         return

@@ -22,7 +22,7 @@ REPORT_PERIOD: Final = 1.0
 """s between two reports of a process's counters."""
 RECONNECT: Final = 1.0
 """s of silence, or ten periods of the plant if they are longer, after which a connection is made anew."""
-PATIENCE: Final = 15.0
+PATIENCE: Final = 30.0
 """s that a process waits at its start for the subscribers that it was told of."""
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from twin import service
-from twin.checkpoint import newest, numbers, save
+from twin.checkpoint import Checkpoint, newest, numbers, save
 from twin.errors import CheckpointError, ConfigError, RecordingError
 from twin.families import AUTO, NETWORK
 from twin.messages import Spec
@@ -47,6 +47,29 @@ def seconds(text: str) -> float:
 
 
 def fit(
+    records: Sequence[NDArray[np.float64]],
+    spec: Spec,
+    model: str = AUTO,
+    *,
+    budget: float = 120.0,
+    seed: int = 1,
+) -> Checkpoint:
+    """The model that `budget` s find for recordings (T, F) of one plant, inputs first, each on its own.
+
+    Raises:
+        RecordingError: samples from which nothing can be learned, or no model was found.
+        SpecError: a family that this plant is not for.
+    """
+    from twin.offline import Fit
+
+    begun = time.monotonic()
+    work = Fit(records, spec, model, seed)
+    for _ in work.run(lambda: (time.monotonic() - begun) / budget):
+        pass
+    return work.checkpoint(1)
+
+
+def fit_and_save(
     console: Console,
     records: Sequence[NDArray[np.float64]],
     spec: Spec,
@@ -72,7 +95,7 @@ def fit(
 
     import torch  # a second, of the budget
 
-    from twin.fit import Fit
+    from twin.offline import Fit
 
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)

@@ -28,11 +28,15 @@ from twin.families import Cell, Sizes, family_of
 from twin.kernels import disk
 from twin.messages import Spec
 from twin.models.opening import chosen
+from twin.service.rehearsal import detect
 from twin.supervisor import environment
+from twin.unused import refuse_unused
 
 AT_ONCE: Final = 2
 """Processes that compile at the same time: each takes a core and a quarter of a gigabyte."""
 POLL_SEC: Final = 0.05
+SIZES: Final = ("hidden_size", "layers", "taps", "sequence_length")
+"""The settings that say how large a model is."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +83,15 @@ def works(config: Config, spec: Spec) -> list[Work]:
     """All that the twin and the trainer of a plant need, the longest first.
 
     Raises:
+        ConfigError: settings of which that family makes no use.
         SpecError: settings that ask for a family which this plant is not for.
     """
     chosen = config.twin.run_dir  # without one, a run has a new directory
     family, sizes = model_of(config, spec, Path(chosen) if chosen else None)
+    refuse_unused(config, family)
     found = twins(config, spec, family, sizes)
     if trains(family):
-        found.append(training(family, spec))
+        found.append(refits(config, spec, family))
     return found
 
 
@@ -96,7 +102,7 @@ def trains(family: str) -> bool:
 
 def twins(config: Config, spec: Spec, family: str, sizes: Sizes) -> list[Work]:
     """What answering the samples of a plant needs."""
-    found = [Work("detection of changes", "twin.service.prepare:detect", (len(spec.outputs),))]
+    found = [Work("detection of changes", "twin.service.rehearsal:detect", (len(spec.outputs),))]
     if config.twin.backend == "compiled" and family_of(family).cell is not Cell.OWN:
         found.insert(0, step(family, sizes))
     return found
@@ -108,10 +114,18 @@ def step(family: str, sizes: Sizes) -> Work:
     return Work(text, "twin.backends.opening:prepare", ("compiled", family, sizes))
 
 
-def training(family: str, spec: Spec) -> Work:
-    """What refits of a family need; their kernels serve models of any size."""
+def refits(config: Config, spec: Spec, family: str) -> Work:
+    """What a trainer needs: refits, and the judging of what comes of them."""
+    asked = {name: getattr(config.trainer, name) for name in SIZES}
     signals = len(spec.inputs), len(spec.outputs)
-    return Work(f"training of {family}", "twin.service.prepare:train", (family, *signals))
+    arguments = (config.trainer.model, family_of(family).motor, *signals, config.twin.adapts, asked)
+    return Work(f"refits of {family}", "twin.service.rehearsal:refit", arguments)
+
+
+def training(family: str, spec: Spec) -> Work:
+    """What learning from recordings needs; these kernels serve models of any size."""
+    arguments = family, family_of(family).motor, len(spec.inputs), len(spec.outputs)
+    return Work(f"training of {family}", "twin.service.rehearsal:train", arguments)
 
 
 def model_of(config: Config, spec: Spec, directory: Path | None) -> tuple[str, Sizes]:
@@ -247,24 +261,3 @@ def do(plain: str) -> None:
     from twin.kernels.cache import used
 
     disk.note(work.note, used)
-
-
-# -- works -------------------------------------------------------------------------------------------
-
-
-def detect(outputs: int) -> None:
-    """Make the detection of so many outputs."""
-    from twin.twin import Twin
-
-    Twin(Spec(inputs=("u",), outputs=tuple(f"y{i}" for i in range(outputs)), dt=1e-3))
-
-
-def train(family: str, inputs: int, outputs: int) -> None:
-    """Do what a small model's first refit needs."""
-    from twin.models.opening import class_of, sizes_for
-
-    u, y = [f"u{i}" for i in range(inputs)], [f"y{i}" for i in range(outputs)]
-    if family_of(family).motor:
-        u, y = ["voltage"], ["current", "speed"]
-    spec = Spec(inputs=tuple(u), outputs=tuple(y), dt=1e-3)
-    class_of(family).rehearse(family, spec, sizes_for(family, spec, hidden_size=2))

@@ -56,22 +56,31 @@ def _clear_report(config: Config) -> None:
 
 def children(config: Config, directory: Path, *, everything: bool) -> list[Child]:
     """The processes of a source; without `everything` the monitor alone."""
-    settings = config.model_dump(mode="json")
-    settings["twin"]["run_dir"] = str(directory)
+    settings = config.model_dump(
+        mode="json", exclude_unset=True
+    )  # what nobody has set is nobody's wish there
+    settings.setdefault("twin", {})["run_dir"] = str(directory)
     name = f"config-{config.bus.source}" if everything else f"watch-{os.getpid()}"
     file = directory / f"{name}.json"
     file.write_text(json.dumps(settings, indent=2) + "\n")
 
-    def child(name: str, command: str, listeners: int) -> Child:
-        arguments = [command, "--config", str(file), "--await-subscribers", str(listeners)]
+    def child(name: str, command: str, listeners: int | None = None) -> Child:
+        arguments = [command, "--config", str(file)]
+        arguments += [] if listeners is None else ["--await-subscribers", str(listeners)]
         log = directory / "logs" / f"{name}.log"
         return Child(name, arguments, log, ends=name in ("plant", "monitor"))
 
-    monitor = child("monitor", "monitor", 0)
+    monitor = child("monitor", "monitor")
     if not everything:
         return [monitor]
     # the plant waits for twin, trainer and monitor, the twin for the monitor: all see the first sample
-    return [monitor, child("trainer", "train", 0), child("twin", "predict", 1), child("plant", "simulate", 3)]
+    guests = config.bus.await_subscribers
+    return [
+        monitor,
+        child("trainer", "train"),
+        child("twin", "predict", 1 + guests),
+        child("plant", "simulate", 3 + guests),
+    ]
 
 
 def run(config: Config, works: Sequence[Work] = ()) -> None:

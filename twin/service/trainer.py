@@ -14,7 +14,9 @@ from twin.config import Config
 from twin.errors import SpecError, TwinError
 from twin.messages import Message, Sample, Spec
 from twin.realtime import give_way
+from twin.service.rehearsal import rehearse
 from twin.trainer import Trainer
+from twin.unused import refuse_unused
 from twin.validation import Verdict
 
 JUDGED: Final = ("accepted", "kept")
@@ -38,7 +40,8 @@ def train(config: Config) -> None:
         for error in refused:
             publisher.event("refused", str(error)[:1000])
         trainer = Trainer(spec, config.trainer, config.twin.window, incumbent, config.twin.adapts)
-        trainer.rehearse()
+        refuse_unused(config, trainer.config.model)
+        rehearse(spec, config.trainer if incumbent is None else trainer.config, config.twin.adapts)
         trainer.taken = max(numbers(directory), default=0)  # a damaged one keeps its number
         with service.subscriber(config, ["plant"], Spec, Sample) as stream:
             follow(config, trainer, stream, publisher, directory, stop)
