@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.models import beginning, shaken
 from twin.messages import Spec
 from twin.models import NETWORKS
-from twin.models.model import Model, new_model
-from twin.models.scaling import Scaling
+from twin.models.model import Model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 with pytest.MonkeyPatch.context() as environment:
@@ -38,15 +38,10 @@ def model_of(
     inputs: int = 1,
     outputs: int = 2,
 ) -> Model:
-    """A model whose every weight takes part: a new one has a readout of zeros, which would hide faults."""
     names = [f"s{k}" for k in range(inputs + outputs)]
     spec = Spec(inputs=tuple(names[:inputs]), outputs=tuple(names[inputs:]), dt=0.001)
-    scaling = Scaling.of(samples(1, 200, inputs + outputs)[0], outputs)
-    model = new_model(family, spec, scaling, hidden_size=hidden_size, layers=layers, taps=taps, seed=3)
-    noise = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.2 * torch.randn(weight.shape, generator=noise))
+    z = samples(1, 200, inputs + outputs)[0]
+    model = shaken(beginning(family, z, spec, hidden_size=hidden_size, layers=layers, taps=taps))
     return model.requires_grad_(False).to(DEVICE)
 
 
