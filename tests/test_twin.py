@@ -17,12 +17,13 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from tests.models import SPEC as SPEC  # others take it from here
-from tests.models import beginning, checkpoint_of, shaken
+from tests.models import as_network, beginning, checkpoint_of, shaken
+from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
 from twin.errors import CheckpointError, SpecError
+from twin.families import FAMILIES
 from twin.messages import Prediction, Sample, Spec, pack
-from twin.models import FAMILIES
-from twin.predictor import Predictor, open_predictor
+from twin.predictor import Predictor
 from twin.twin import PORTION, Twin
 
 torch.set_num_threads(1)
@@ -38,7 +39,7 @@ def checkpoint(number: int = 1, family: str = "gru", spec: Spec = SPEC) -> Check
     model = shaken(beginning(family, Z[:100], spec, seed=number), seed=number)
     if family == "gru":  # the gate that keeps the state: a long memory forgives no fault
         with torch.no_grad():
-            model.get_parameter("core.net.bias_ih_l0")[6:12] += 3.0
+            as_network(model).get_parameter("core.net.bias_ih_l0")[6:12] += 3.0
     return checkpoint_of(model, number, spec)
 
 

@@ -77,6 +77,14 @@ def subscriber(config: Config, whom: list[str], *kinds: type[Message]) -> Subscr
     return Subscriber(endpoints, topics, lossless=config.bus.unpaced)
 
 
+def first_spec(config: Config, stop: Stop) -> Spec | None:
+    """The Spec of the plant, by a subscription of its own, so that one can get ready for samples before they
+    come; None when told to stop first."""
+    topics = [topic(Spec, config.bus.source)]
+    with Subscriber[Message]([config.bus.endpoint("plant")], topics) as stream:
+        return await_spec(config, stream, stop)
+
+
 def await_spec(config: Config, stream: Subscriber[Message], stop: Stop) -> Spec | None:
     """The Spec of the plant, once it is heard; None when told to stop first."""
     begun = heard = time.monotonic()

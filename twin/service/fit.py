@@ -15,7 +15,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from twin import service
 from twin.checkpoint import newest, numbers, save
 from twin.errors import CheckpointError, ConfigError, RecordingError
+from twin.families import AUTO, NETWORK
 from twin.messages import Spec
+from twin.service.prepare import prepare, training, trains
 
 UNITS: Final = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 SHORTEST: Final = 1.0  # s
@@ -62,8 +64,10 @@ def fit(
         RecordingError: samples from which nothing can be learned, or no model was found before the end.
         CheckpointError: the run directory holds models of another plant, or cannot be written.
     """
-    begun = time.monotonic()
     newest(directory, spec)  # a wrong run directory shows here, before minutes of work
+    family = NETWORK if model == AUTO else model
+    prepare([training(family, spec)] if trains(family) else [], console)
+    begun = time.monotonic()
     stop = service.Stop()
 
     import torch  # a second, of the budget
