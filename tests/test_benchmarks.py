@@ -19,14 +19,16 @@ import pytest
 from rich.console import Console
 
 from benchmarks import __main__ as frame
-from benchmarks import activations, onnx_models
+from benchmarks.chain.stations import COLUMNS
+from benchmarks.chain.stretch import evaluate
 from benchmarks.machine import machine
+from benchmarks.result import Result
 from benchmarks.rounds import FIGURES, interleave, median_of, median_ratio, percentiles, time_calls
-from benchmarks.stations import COLUMNS
-from benchmarks.step_rivals import network, samples
-from benchmarks.step_streams import figures as growth_figures
-from benchmarks.stretch import evaluate
-from benchmarks.timers import in_a_row, one_by_one, rival, turn
+from benchmarks.step import activations, onnx_models
+from benchmarks.step.rivals import network, samples
+from benchmarks.step.streams import figures as growth_figures
+from benchmarks.step.timers import in_a_row, one_by_one, rival, turn
+from benchmarks.subject import Subject
 from twin.errors import BackendError, TwinError
 from twin.models import GATES, NETWORKS
 from twin.predictor import available_backends
@@ -102,6 +104,7 @@ def test_help_imports_no_benchmark() -> None:
 
 
 def test_a_missing_module_or_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(frame.MODULES, "nothing", "benchmarks.nothing")
     with pytest.raises(BackendError, match=r"benchmarks/nothing\.py is missing"):
         frame.load("nothing")
 
@@ -116,10 +119,10 @@ def test_a_missing_module_or_package_is_named(monkeypatch: pytest.MonkeyPatch) -
 def stub(name: str) -> Any:
     """A benchmark that takes no time; `swap` fails."""
 
-    def measure(console: Console, *, quick: bool, **options: Any) -> dict[str, Any]:
+    def measure(console: Console, *, quick: bool, **options: Any) -> Result:
         if name == "swap":
             raise TwinError("out of luck")
-        return {"summary": {"answer": 42.0}, "device": "device" in options}
+        return Result({"answer": 42.0}, {name: Subject("gru", "eager", 3)}, {"device": "device" in options})
 
     return SimpleNamespace(measure=measure, table=lambda result: "a table of figures")
 
@@ -142,6 +145,7 @@ def test_all_goes_on_after_a_failure_and_says_so(
     for name, figures in found.items():
         assert (figures["name"], figures["quick"]) == (name, True)
         assert figures["command"].startswith("python -m benchmarks all --quick")
+        assert figures["subjects"] == {name: {"family": "gru", "backend": "eager", "threads": 3}}
 
 
 def test_a_summary_may_hold_dicts_and_what_was_never_reached() -> None:
@@ -354,8 +358,8 @@ def test_growth_compares_the_ends_of_a_stream() -> None:
 
 def test_the_kernels_activations_are_within_their_stated_error() -> None:
     found = activations.measure(Console(quiet=True), quick=True)
-    assert found["patterns"] > 1_000_000
-    summary = found["summary"]
+    assert found.details["patterns"] > 1_000_000
+    summary = found.summary
     assert summary["nan_stays_nan"] == 1.0
     assert max(summary["tanh_max_error"], summary["logistic_max_error"]) < 2**-23
     assert 0 < summary["tanh_max_relative_error"] < 2**-22

@@ -160,6 +160,7 @@ class OnnxStep:
         model = export(checkpoint).SerializeToString()
         self._session = InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.run = self._session.run_with_iobinding
+        self.threads = int(self._session.get_session_options().intra_op_num_threads)
         sizes = checkpoint.sizes
         self._z = np.ones((1, 1, sizes["inputs"] + sizes["outputs"] + 1), np.float32)
         self._y = np.zeros((1, 1, sizes["outputs"]), np.float32)
