@@ -114,21 +114,9 @@ def on_one_thread(console: Console, size: Size, device: str, *, quick: bool) -> 
         name: rivals(checkpoint, BACKENDS[device])
         for name, checkpoint in track(checkpoints.items(), "compiling", console=console, transient=True)
     }
-    turns = {
-        (name, way): partial(turn, timed, size["seconds"], size["calls"])
-        for name, of_network in ways.items()
-        for way, timed in of_network.items()
-    }
+    rounds, subjects = measure_steps(console, checkpoints, ways, size)
     with torch.inference_mode():
-        labelled = {f"{name}: {way}": each for (name, way), each in turns.items()}
-        found = interleave(labelled, size["rounds"], console, "step")
         singles = measure_singles(ways[STATEFUL], size, console)
-    rounds = {name: {way: found[f"{name}: {way}"] for way in ways[name]} for name in ways}
-    subjects = {
-        f"{name}: {way}": certain(looked(each), Subject(checkpoints[name].family, BY.get(way, way), 1))
-        for name, of_network in ways.items()
-        for way, each in of_network.items()
-    }
     streams = measure_streams(console, quick=quick)
     fleets, of_fleets = measure_fleets(console, quick=quick)
     subjects |= dict.fromkeys(streams["median"], OF_STREAMS) | {
@@ -153,6 +141,27 @@ def on_one_thread(console: Console, size: Size, device: str, *, quick: bool) -> 
         "activations": errors.details,
     }
     return Result(summary, subjects, details)
+
+
+def measure_steps(
+    console: Console, checkpoints: Mapping[str, Checkpoint], ways: Mapping[str, dict[str, Rival]], size: Size
+) -> tuple[dict[str, dict[str, list[dict[str, float]]]], dict[str, Subject]]:
+    """Steps of networks in each of their ways, by rounds; and whose they were, looked at when all are
+    done."""
+    turns = {
+        f"{name}: {way}": partial(turn, timed, size["seconds"], size["calls"])
+        for name, of_network in ways.items()
+        for way, timed in of_network.items()
+    }
+    with torch.inference_mode():
+        found = interleave(turns, size["rounds"], console, "step")
+    rounds = {name: {way: found[f"{name}: {way}"] for way in ways[name]} for name in ways}
+    subjects = {
+        f"{name}: {way}": certain(looked(each), Subject(checkpoints[name].family, BY.get(way, way), 1))
+        for name, of_network in ways.items()
+        for way, each in of_network.items()
+    }
+    return rounds, subjects
 
 
 def measure_singles(ways: dict[str, Rival], size: Size, console: Console) -> dict[str, Any]:
