@@ -2,12 +2,13 @@
 # make test   install with the development extras, then format, lint, types, tests
 # make setup  the installing alone
 # make quick  the tests that take seconds
+# make gpu    on a machine with a CUDA device: parity, steps, fleets, a refit; ARGS=--rehearse without one
 # make bench  all benchmarks in full, their figures into benchmarks/results; make bench ARGS="step --quick" one
 PYTHON ?= python3
 BIN := .venv/bin
 NPM := $(shell command -v npm 2>/dev/null)
 
-.PHONY: run test quick bench setup setup-dev setup-bench clean
+.PHONY: run test quick bench gpu setup setup-dev setup-bench clean
 
 run: setup
 	@$(BIN)/twin run $(ARGS)
@@ -23,6 +24,9 @@ quick: setup-dev
 
 bench: setup-bench
 	@$(BIN)/python -m benchmarks $(or $(ARGS),all --json benchmarks/results)
+
+gpu:
+	@$(PYTHON) -m benchmarks.gpu $(ARGS)
 
 setup: .venv/installed
 setup-dev: .venv/installed-dev

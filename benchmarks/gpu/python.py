@@ -146,7 +146,8 @@ def find(rehearse: bool, wheels: Path | None, scratch: Path) -> tuple[Python | N
 
     The wheels go into `scratch`, and only there.
     """
-    words, near = [], None
+    words: list[str] = []
+    near: Python | None = None
     for path in candidates():
         python = look_at(path, rehearse)
         if python.fits:

@@ -57,8 +57,8 @@ class Work:
 
 
 def prepared(seconds: float, steps: int) -> Work:
-    """Segments of the default motor, and a model of which every weight takes part: a new one's readout does not
-    look at the hidden state, which then has no gradients to compare."""
+    """Segments of the default motor, and a model of which every weight takes part: a new one's readout does
+    not look at the hidden state, which then has no gradients to compare."""
     z, spec = quick(motor(), round(seconds / DT)).z, motor().spec(DT)
     model = new_model(FAMILY, spec, Scaling.of(z, len(spec.outputs)), hidden_size=HIDDEN, taps=TAPS)
     model.fit_readout(z)

@@ -46,16 +46,16 @@ class OnDevice(Tensor):
 
     @staticmethod
     def __new__(cls, host: Tensor) -> OnDevice:  # noqa: D102
-        shell = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        shell = Tensor._make_wrapper_subclass(
             cls,
             host.shape,
             strides=host.stride(),
             storage_offset=host.storage_offset(),
             dtype=host.dtype,
-            device="meta",
+            device=torch.device("meta"),
         )
         shell.host = host
-        return shell  # type: ignore[no-any-return]
+        return shell
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
