@@ -3,6 +3,7 @@
 # make setup  the installing alone, and the compiling of what a run needs for this CPU (twin prepare)
 # make quick  the tests that take seconds
 # make exhaustive  all tests, with every case of the sweeps of which `make test` runs the most telling (docs/testing.md)
+# make gpu    on a machine with a CUDA device: parity, steps, fleets, a refit; ARGS=--rehearse without one
 # make bench  all benchmarks in full, their figures into benchmarks/results; make bench ARGS="step --quick" one
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,7 +11,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 NPM := $(shell command -v npm 2>/dev/null)
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: run test quick exhaustive bench setup setup-dev setup-bench clean
+.PHONY: run test quick exhaustive bench gpu setup setup-dev setup-bench clean
 
 run: .venv/installed
 	@$(BIN)/twin run $(ARGS)
@@ -29,6 +30,9 @@ exhaustive: setup-dev
 
 bench: setup-bench
 	@$(BIN)/python -m benchmarks $(or $(ARGS),all --json benchmarks/results)
+
+gpu:
+	@$(PYTHON) -m benchmarks.gpu $(ARGS)
 
 setup: .venv/installed
 	@echo "2/2  compiling for this CPU, once"

@@ -8,7 +8,7 @@ from hypothesis import settings
 
 # They import Triton, which some machines do not have; and whoever loads a kernel before tests/test_fused.py
 # has asked for Triton's interpreter has it for a GPU.
-collect_ignore = ["twin/backends/fused.py", "twin/backends/fused_kernel.py", "benchmarks/fma.py"]
+collect_ignore = ["twin/backends/fused.py", "twin/backends/fused_kernel.py", "benchmarks/step/fma.py"]
 
 # The same examples in every run: what fails, fails again. `make exhaustive` draws many more, and others each
 # time. No deadlines: machines are busy, and compile at a first call.

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from benchmarks.quick_motor import quick
 from simulators import motor
 from simulators.dc_motor import DCMotor
+from simulators.quick_motor import quick
 from tests.models import new_network
 from twin.backends.compiled import Compiled
 from twin.checkpoint import Checkpoint

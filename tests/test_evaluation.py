@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks.fidelity_recordings import arx_online, measure, tables
+from benchmarks.fidelity.recordings import arx_online, measure, table
 from tests.models import new_network, open_network
 from twin.checkpoint import Checkpoint
 from twin.errors import RecordingError
@@ -117,4 +117,4 @@ def test_recursive_least_squares_learn_a_linear_plant() -> None:
 
 def test_without_recordings_the_benchmark_says_so(tmp_path) -> None:  # type: ignore[no-untyped-def]
     result = measure(Console(), quick=True, data=tmp_path / "nowhere")
-    assert result["summary"] == {} and "no recordings" in str(tables(result)[0])
+    assert result.summary == {} and "no recordings" in str(table(result.details))

@@ -15,8 +15,8 @@ import pytest
 import scipy.linalg
 import torch
 
-from benchmarks.quick_motor import quick
 from simulators import MOTORS, DCMotor, Scenario, SensorNoise, default_load, default_voltage, motor, signal
+from simulators.quick_motor import quick
 from simulators.scenario import Drift
 from simulators.simulate import Solver, simulate
 from twin.backends.opening import open_predictor

@@ -18,6 +18,7 @@ from twin.backends.opening import available_backends, open_predictor
 from twin.checkpoint import Checkpoint, load, save
 from twin.errors import BackendError, CheckpointError, SpecError
 from twin.families import FAMILIES, PHYSICAL, state_size
+from twin.models.model import Model
 from twin.models.network import Network
 from twin.models.opening import open_model
 from twin.predictor import Predictor
@@ -50,7 +51,7 @@ def motor_samples(rows: int, seed: int = 0) -> np.ndarray[tuple[int, ...], np.dt
 
 @dataclass
 class Case:
-    model: Network
+    model: Model
     checkpoint: Checkpoint
     backend: str
 

@@ -23,7 +23,8 @@ from twin.config import Config, TrainerConfig
 from twin.errors import CheckpointError
 from twin.families import FAMILIES
 from twin.messages import Sample, Spec
-from twin.models.network import Network, loss
+from twin.models.model import Model
+from twin.models.network import loss
 from twin.service.trainer import turn
 from twin.trainer import CHANGED_CAUTION, Trainer
 from twin.twin import Twin
@@ -73,7 +74,7 @@ def counted(seq: int, epoch: int = 1) -> Sample:
     )
 
 
-def weights(model: Network | None) -> NDArray[np.float32]:
+def weights(model: Model | None) -> NDArray[np.float32]:
     assert model is not None
     return np.concatenate([tensor.ravel() for _, tensor in sorted(model.tensors().items())])
 

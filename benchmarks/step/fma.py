@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-_PROGRAMS: Final = 16_384
+PROGRAMS: Final = 16_384
 _BLOCK: Final = 2_048  # 16 chains a thread, more than the latency of a multiply-add
 _UNROLLED: Final = 32
 
@@ -25,13 +25,16 @@ def _chains(out: tl.tensor, loops: int, BLOCK: tl.constexpr, UNROLLED: tl.conste
 
 
 class Chains:
-    """Independent chains of multiply-adds; `flops` of them in each `run`."""
+    """Independent chains of multiply-adds; `flops` of them in each `run`.
 
-    def __init__(self, loops: int = 64) -> None:
-        self._out = torch.empty(_PROGRAMS * _BLOCK, device="cuda")
-        self._loops = loops
-        self.flops = 2 * _PROGRAMS * _BLOCK * _UNROLLED * loops
+    A device is full of them with the usual `programs`; fewer are for a look at whether it runs.
+    """
+
+    def __init__(self, programs: int = PROGRAMS, loops: int = 64) -> None:
+        self._out = torch.empty(programs * _BLOCK, device="cuda")
+        self._programs, self._loops = programs, loops
+        self.flops = 2 * programs * _BLOCK * _UNROLLED * loops
 
     def run(self) -> None:
         """Start them; the device is done with them later."""
-        _chains[(_PROGRAMS,)](self._out, self._loops, BLOCK=_BLOCK, UNROLLED=_UNROLLED, num_warps=4)
+        _chains[(self._programs,)](self._out, self._loops, BLOCK=_BLOCK, UNROLLED=_UNROLLED, num_warps=4)

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.step_rivals import COMPILED, EAGER, ONNX, SEQUENCE
-from benchmarks.step_tables import us
+from benchmarks.step.rivals import COMPILED, EAGER, ONNX, SEQUENCE
+from benchmarks.step.tables import us
 
 COLOURS: Final = {
     COMPILED: "#c44e52",

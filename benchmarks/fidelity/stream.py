@@ -1,10 +1,10 @@
 """How close a twin comes to the Kalman floor while it streams, from scratch and after a change.
 
-The default motor at 1 kHz with noise and load, the trainer beside it (`benchmarks.live`). The ratio of the
-twin's one-step error to the floor's is taken over 2 s of stream, as in the live view; `seconds_to_1_10` is
-the time from which on it is within 1.10 on both outputs in every 2 s that begin later, and `recovery_s` the
-same for 1.2 after a change, against the floor of the changed motor. `worst_ratio_*` is the largest of any 2 s
-but for the stream's first eighth. A ramp has no instant to recover from:
+The default motor at 1 kHz with noise and load, the trainer beside it (`benchmarks.fidelity.live`). The ratio
+of the twin's one-step error to the floor's is taken over 2 s of stream, as in the live view;
+`seconds_to_1_10` is the time from which on it is within 1.10 on both outputs in every 2 s that begin later,
+and `recovery_s` the same for 1.2 after a change, against the floor of the changed motor. `worst_ratio_*` is
+the largest of any 2 s but for the stream's first eighth. A ramp has no instant to recover from:
 there it is the longest time outside. None: never.
 
 All of it with several seeds, each its own voltage, load and noise. `SEED` is the one on which constants were
@@ -29,14 +29,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from benchmarks.kalman import HYPOTHESES, floor_errors, floor_free_runs, floor_of
-from benchmarks.live import Live, alone
-from benchmarks.quick_motor import Array, Changes, quick, ramp
+from benchmarks.fidelity.kalman import HYPOTHESES, floor_errors, floor_free_runs, floor_of
+from benchmarks.fidelity.live import Live, alone
+from benchmarks.result import Result
+from benchmarks.subject import Subject
 from simulators import DCMotor, motor
 from simulators.exact import row
+from simulators.quick_motor import Array, Changes, quick, ramp
 from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig, TwinConfig
 from twin.errors import TwinError
@@ -51,6 +53,8 @@ HORIZON: Final = 1_000  # samples of a free run
 EVERY: Final = 250  # samples between two
 POINT: Final = 100  # samples between two points of a curve
 
+SUBJECT: Final = Subject("physics", "compiled", 1)
+"""What `auto` takes for a motor."""
 SEED: Final = 1
 SCRATCH: Final = (SEED, 21, 22, 23, 24, 25, 26, 27)
 """Seeds of the streams from scratch."""
@@ -122,11 +126,11 @@ def points(ratio: Array) -> list[list[float]]:
     return found
 
 
-def measure(console: Console, *, quick: bool, data: Path | None) -> dict[str, Any]:
+def measure(console: Console, *, quick: bool, data: Path | None) -> Result:
     """From scratch, then each change from where that led."""
     size = QUICK if quick else FULL
     plant = motor()
-    settings = TrainerConfig()
+    settings = TrainerConfig(model=SUBJECT.family)
     streams: dict[str, dict[str, Any]] = {}
     changes: dict[str, dict[str, Any]] = {}
     for seed in (SEED,) if quick else SCRATCH:
@@ -151,7 +155,8 @@ def measure(console: Console, *, quick: bool, data: Path | None) -> dict[str, An
         summary[key] = None if None in times else max(times)
     summary["worst_vs_incumbent"] = max(each["worst_vs_incumbent"] for each in every)
     summary["back_vs_before"] = max(max(each["back_vs_before"].values()) for each in every)
-    return {"size": size, "model": settings.model, "streams": streams, "changes": changes, "summary": summary}
+    details = {"size": size, "model": settings.model, "streams": streams, "changes": changes}
+    return Result(summary, {"twin": SUBJECT}, details)  # as each `Live` was certain
 
 
 def from_scratch(
@@ -266,7 +271,7 @@ def _seconds(value: float | None) -> str:
     return "never" if value is None else f"{value:.1f}"
 
 
-def tables(result: dict[str, Any]) -> list[RenderableType]:
+def table(result: dict[str, Any]) -> RenderableType:
     """From scratch; after a change."""
     first = Table(
         title=f"{result['model']}, from scratch, {result['size']['stream']:g} s of the default motor at 1 kHz"
@@ -317,7 +322,7 @@ def tables(result: dict[str, Any]) -> list[RenderableType]:
         "incumbent, on the changed motor: the worst 2 s of the twin's error over that of the incumbent left "
         "alone"
     )
-    return [first, second]
+    return Group(first, second)
 
 
 def plot(result: dict[str, Any], folder: Path) -> list[Path]:

@@ -1,13 +1,13 @@
 """`step`: what one sample costs, in every family and size, beside torch and onnxruntime in the same rounds.
 
-Who is compared, and what each of them does, is said in `step_rivals`. One input, two outputs, one twin, one
+Who is compared, and what each of them does, is said in `rivals`. One input, two outputs, one twin, one
 thread, float32. Measured are
 
 - steps back to back, as means over many (`mean`) and one by one (`p50` to `max`), of every network;
 - single steps of a GRU of 32 units, back to back and after a sleep of a millisecond, when the caches have
   gone cold: that is what a twin at 1 kHz lives with;
 - the network of overlapping windows, whose step grows with the window, beside the one that carries its state;
-- a whole `Twin.step`, a million steps in a row, and fleets of up to 262,144 twins (`step_streams`);
+- a whole `Twin.step`, a million steps in a row, and fleets of up to 262,144 twins (`streams`);
 - the error of tanh and the logistic function in the compiled steps (`activations` tries every float32).
 """
 
@@ -23,10 +23,11 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import activations
+from benchmarks.result import Result
 from benchmarks.rounds import interleave, median_of, median_ratio, percentiles
-from benchmarks.step_plots import plot
-from benchmarks.step_rivals import (
+from benchmarks.step import activations
+from benchmarks.step.plots import plot
+from benchmarks.step.rivals import (
     CELL,
     COMPILED,
     COPIED,
@@ -36,15 +37,17 @@ from benchmarks.step_rivals import (
     ONNX,
     SEQUENCE,
     WINDOW,
+    looked,
     network,
     rivals,
 )
-from benchmarks.step_streams import TAPS, measure_fleets, measure_streams
-from benchmarks.step_tables import table
-from benchmarks.timers import Rival, one_by_one, turn
+from benchmarks.step.streams import OF_STREAMS, TAPS, measure_fleets, measure_streams
+from benchmarks.step.tables import table
+from benchmarks.step.timers import Rival, one_by_one, turn
+from benchmarks.subject import Subject, certain
+from twin.backends.opening import load_backend
 from twin.checkpoint import Checkpoint
-from twin.models import NETWORKS
-from twin.predictor import load_backend
+from twin.families import NETWORKS
 
 __all__ = ["measure", "plot", "table"]
 
@@ -52,6 +55,8 @@ SIZES: Final = (16, 32, 64, 128)  # H
 WINDOWS: Final = (WINDOW, 50, 100)  # L
 STATEFUL: Final = "gru-32"
 BACKENDS: Final = {"cpu": (COMPILED, EAGER), "cuda": (COMPILED, EAGER, "eager-cuda", "graph")}
+BY: Final = dict.fromkeys((COPIED, KERNEL, ONE_STREAM), COMPILED)
+"""The backend behind a way that has another name."""
 PAUSE: Final = 1e-3  # s
 PROBABILITIES: Final = 1.0 - np.logspace(0, -3, 151)
 """At which the distribution of single steps is kept: as many points for the slowest tenth as for the rest."""
@@ -76,7 +81,7 @@ def of_window(length: int) -> str:
     return "window-rnn-32" if length == WINDOW else f"window-rnn-32, L {length}"
 
 
-def measure(console: Console, *, quick: bool, device: str = "cpu") -> dict[str, Any]:
+def measure(console: Console, *, quick: bool, device: str = "cpu") -> Result:
     """All of it.
 
     Raises:
@@ -90,36 +95,36 @@ def measure(console: Console, *, quick: bool, device: str = "cpu") -> dict[str, 
     try:
         found = on_one_thread(console, QUICK if quick else FULL, device, quick=quick)
         if device == "cuda":
-            from benchmarks import cuda
+            from benchmarks.step import cuda
 
-            found["cuda"] = on_device = cuda.measure(quick)
-            assert on_device is not None
-            found["summary"] |= on_device["summary"]
+            on_device = cuda.measure(console, quick=quick)
+            found.details["cuda"] = on_device.details
+            found = Result(
+                found.summary | on_device.summary, {**found.subjects, **on_device.subjects}, found.details
+            )
     finally:
         torch.set_num_threads(threads)
     return found
 
 
-def on_one_thread(console: Console, size: Size, device: str, *, quick: bool) -> dict[str, Any]:
+def on_one_thread(console: Console, size: Size, device: str, *, quick: bool) -> Result:
     """What does not need more than torch's one thread; the compiled fleets have threads of their own."""
     checkpoints = networks()
     ways = {
         name: rivals(checkpoint, BACKENDS[device])
         for name, checkpoint in track(checkpoints.items(), "compiling", console=console, transient=True)
     }
-    turns = {
-        (name, way): partial(turn, timed, size["seconds"], size["calls"])
-        for name, of_network in ways.items()
-        for way, timed in of_network.items()
-    }
+    rounds, subjects = measure_steps(console, checkpoints, ways, size)
     with torch.inference_mode():
-        labelled = {f"{name}: {way}": each for (name, way), each in turns.items()}
-        found = interleave(labelled, size["rounds"], console, "step")
         singles = measure_singles(ways[STATEFUL], size, console)
-    rounds = {name: {way: found[f"{name}: {way}"] for way in ways[name]} for name in ways}
-    streams, fleets = measure_streams(console, quick=quick), measure_fleets(console, quick=quick)
+    streams = measure_streams(console, quick=quick)
+    fleets, of_fleets = measure_fleets(console, quick=quick)
+    subjects |= dict.fromkeys(streams["median"], OF_STREAMS) | {
+        f"fleet of {k}": v for k, v in of_fleets.items()
+    }
     errors = activations.measure(console, quick=True)
-    return {
+    summary = summarise(rounds, checkpoints) | of_streams(streams, fleets)
+    details = {
         "device": device,
         "size": size,
         "networks": {name: {"family": c.family, **c.sizes} for name, c in checkpoints.items()},
@@ -133,9 +138,30 @@ def on_one_thread(console: Console, size: Size, device: str, *, quick: bool) -> 
         "singles": singles,
         "streams": streams,
         "fleets": fleets,
-        "activations": errors,
-        "summary": summarise(rounds, checkpoints) | of_streams(streams, fleets),
+        "activations": errors.details,
     }
+    return Result(summary, subjects, details)
+
+
+def measure_steps(
+    console: Console, checkpoints: Mapping[str, Checkpoint], ways: Mapping[str, dict[str, Rival]], size: Size
+) -> tuple[dict[str, dict[str, list[dict[str, float]]]], dict[str, Subject]]:
+    """Steps of networks in each of their ways, by rounds; and whose they were, looked at when all are
+    done."""
+    turns = {
+        f"{name}: {way}": partial(turn, timed, size["seconds"], size["calls"])
+        for name, of_network in ways.items()
+        for way, timed in of_network.items()
+    }
+    with torch.inference_mode():
+        found = interleave(turns, size["rounds"], console, "step")
+    rounds = {name: {way: found[f"{name}: {way}"] for way in ways[name]} for name in ways}
+    subjects = {
+        f"{name}: {way}": certain(looked(each), Subject(checkpoints[name].family, BY.get(way, way), 1))
+        for name, of_network in ways.items()
+        for way, each in of_network.items()
+    }
+    return rounds, subjects
 
 
 def measure_singles(ways: dict[str, Rival], size: Size, console: Console) -> dict[str, Any]:
@@ -187,7 +213,7 @@ def summarise(
 
 
 def of_streams(streams: dict[str, Any], fleets: dict[str, Any]) -> dict[str, float]:
-    """The figures of `step_streams` that matter."""
+    """The figures of `streams` that matter."""
     own, whole = streams["median"]["predictor.step"], streams["median"]["Twin.step"]
     return {
         "twin_step_us": whole["p50"],

@@ -1,7 +1,7 @@
 """One measured stretch: plant, what stands in between, listener; started, measured and ended.
 
 What stands in between is either `twin predict` with a GRU of 32 hidden units, or a plain pyzmq relay that
-unpacks each sample and packs as large an answer (`benchmarks.stations`).
+unpacks each sample and packs as large an answer (`benchmarks.chain.stations`).
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.chain.stations import COLUMNS, SOURCE, stamps_of
 from benchmarks.processes import Running, give_model, running, wait_until
 from benchmarks.rounds import percentiles
-from benchmarks.stations import COLUMNS, SOURCE, stamps_of
+from benchmarks.subject import NO_MODEL, Subject, certain, of_process
 from simulators import SensorNoise, default_load, default_voltage, motor, signal, simulate
 from twin.checkpoint import numbers
 from twin.messages import pack
@@ -29,6 +30,8 @@ from twin.messages import pack
 PATIENCE: Final = 90.0  # s for everybody to come, on a busy machine
 RECORDED: Final = 10_000  # samples that a plant repeats
 TICK: Final = os.sysconf("SC_CLK_TCK")  # Hz
+RELAY: Final = Subject(NO_MODEL, "relay", 1)
+TWIN: Final = Subject("gru", "compiled", 1)
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,11 @@ class Condition:
 
 @dataclass(frozen=True, eq=False)
 class Stretch:
-    """What was measured: the listener's rows (answers, COLUMNS), and figures."""
+    """What was measured: the listener's rows (answers, COLUMNS), figures, and what stood in between."""
 
     rows: NDArray[np.int64]
     figures: dict[str, float]
+    subject: Subject
 
     def column(self, name: str) -> NDArray[np.int64]:
         """One of the listener's `COLUMNS`, for each answer."""
@@ -117,7 +121,7 @@ def measure_stretch(
 
         def station(name: str, *arguments: object) -> Running:
             call = ", ".join(map(repr, arguments))
-            return begin(name, ["-c", f"from benchmarks.stations import {name}; {name}({call})"])
+            return begin(name, ["-c", f"from benchmarks.chain.stations import {name}; {name}({call})"])
 
         listener = station("listen", hear, speak, str(file))
         everybody = [listener]
@@ -135,6 +139,9 @@ def measure_stretch(
         if condition.refit:  # until it is at work: it imports torch, and wants some samples first
             wait_until(lambda: len(numbers(place / "run")) > 1, "refitted model", PATIENCE, *everybody)
         before = progress(place, everybody)
+        subject = RELAY
+        if condition.middle == "twin":
+            subject = certain(of_process(everybody[1].process.pid, place / "run"), TWIN)
         plant.tell()
 
         def ended() -> bool:
@@ -145,7 +152,7 @@ def measure_stretch(
         after = progress(place, everybody)
         rows, told = stamps_of(file)
     beside = {name: after[name] - before[name] for name in after}
-    return Stretch(rows, evaluate(rows, told, count, condition.rate) | beside)
+    return Stretch(rows, evaluate(rows, told, count, condition.rate) | beside, subject)
 
 
 def endpoints(transport: str, place: Path) -> tuple[str, str]:
@@ -171,7 +178,7 @@ def progress(place: Path, everybody: Sequence[Running]) -> dict[str, float]:
 
 def evaluate(rows: NDArray[np.int64], told: dict[str, float], count: int, rate: float) -> dict[str, float]:
     """Percentiles in µs, and counts, from the answers to `count` samples."""
-    stretch = Stretch(rows, {})
+    stretch = Stretch(rows, {}, RELAY)
     latency_ns = stretch.latency_ns
     inside_ns = stretch.column("sent_ns") - stretch.column("received_ns")
     return percentiles(latency_ns) | {

@@ -1,8 +1,8 @@
 """`chain`: sample sent to prediction received by a third process, beside a relay without a twin in it.
 
-Plant and listener are the same in both (`benchmarks.stations`). In between stands either `twin predict` with
-a GRU of 32 hidden units, or a plain pyzmq program that unpacks each sample and packs as large an answer. That
-relay is the floor: what two wake-ups and four copies of a message cost on this machine at this moment.
+Plant and listener are the same in both (`benchmarks.chain.stations`). In between stands either `twin predict`
+with a GRU of 32 hidden units, or a plain pyzmq program that unpacks each sample and packs as large an answer.
+That relay is the floor: what two wake-ups and four copies of a message cost on this machine at this moment.
 
 At 1 kHz over Unix sockets the twin is measured as it is, with a trainer next door that refits without a
 pause, and with `--realtime`. The other rates and TCP follow in shorter turns, and last two long stretches, to
@@ -25,8 +25,9 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.chain.stretch import Condition, Stretch, measure_stretch, record
+from benchmarks.result import Result
 from benchmarks.rounds import FIGURES, interleave, median_of, median_ratio
-from benchmarks.stretch import Condition, Stretch, measure_stretch, record
 from twin.config import TwinConfig
 
 RATES: Final = (100.0, 1_000.0, 5_000.0, 10_000.0)  # Hz
@@ -55,7 +56,7 @@ Stretches = dict[str, list[Stretch]]
 """Of each condition, by its name, in every round."""
 
 
-def measure(console: Console, *, quick: bool) -> dict[str, Any]:
+def measure(console: Console, *, quick: bool) -> Result:
     """All conditions in interleaved rounds, those that are compared with each other in the same."""
     rounds, seconds = ((1, 1), (3.0, 1.0)) if quick else (ROUNDS, SECONDS)
     conditions = [RELAY, TWIN, BUSY]
@@ -77,7 +78,8 @@ def measure(console: Console, *, quick: bool) -> dict[str, Any]:
         lengths = dict.fromkeys(LONG, seconds[1]) if quick else LONG
         long = turns(lengths, 1, "long stretches")
     figures = {name: [each.figures for each in turns] for name, turns in found.items()}
-    return {
+    subjects = {name: stretches[0].subject for name, stretches in (found | long).items()}
+    details = {
         "conditions": {c.name: asdict(c) for c in conditions + others},
         "rounds": figures,
         "median": {name: median_of(each) for name, each in figures.items()},
@@ -85,8 +87,8 @@ def measure(console: Console, *, quick: bool) -> dict[str, Any]:
         "long": {name: stretch.figures for name, (stretch,) in long.items()},
         "quantiles": QUANTILES.tolist(),
         "distributions": {c.name: distribution(found[c.name]) for c in conditions},
-        "summary": summary(found, long),
     }
+    return Result(summary(found, long), subjects, details)
 
 
 def distribution(stretches: list[Stretch]) -> list[float]:

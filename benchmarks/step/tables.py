@@ -9,9 +9,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks import activations
 from benchmarks.rounds import FIGURES, x_real_time
-from benchmarks.step_rivals import CELL, COMPILED, COPIED, EAGER, KERNEL, ONE_STREAM, ONNX, SEQUENCE
+from benchmarks.step import activations
+from benchmarks.step.rivals import CELL, COMPILED, COPIED, EAGER, KERNEL, ONE_STREAM, ONNX, SEQUENCE
 
 PERIOD: Final = 1e-3  # s; what "x real time" refers to
 COLUMNS: Final = {

@@ -8,6 +8,7 @@ which keeps the garbage collector off meanwhile, as `--realtime` does for a twin
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from timeit import Timer
 from typing import Any, Final, NamedTuple
 
@@ -15,16 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.rounds import percentiles
+from benchmarks.subject import Subject
 
 READING: Final = 400_000  # ns, about: what is timed by one reading of the clock, hardly feels that
 MOST: Final = 1_000  # calls by one reading
 
 
 class Rival(NamedTuple):
-    """A way to do steps, and how many of them a call does."""
+    """A way to do steps, how many of them a call does, and what tells whose steps they are."""
 
     timer: Timer
     steps: int = 1
+    look: Callable[[], Subject] | None = None
 
 
 def rival(statement: str, steps: int = 1, **names: Any) -> Rival:
@@ -34,7 +37,7 @@ def rival(statement: str, steps: int = 1, **names: Any) -> Rival:
 
 def in_a_row(timed: Rival, seconds: float) -> NDArray[np.float64]:
     """Means over many calls in a row, (count,) in ns a step, in about so many seconds."""
-    timer, steps = timed
+    timer, steps, _ = timed
     one = max(1, round(min(timer.repeat(5, 1))))
     number = max(1, min(MOST, READING // one))
     count = max(5, round(seconds * 1e9 / (number * one)))

@@ -21,42 +21,47 @@ from typing import Any, Final, Protocol, cast
 from rich.console import Console, Group, RenderableType
 
 from benchmarks import refit
+from benchmarks.result import Result
 from benchmarks.rounds import interleave
+from benchmarks.subject import Subject
 from twin.errors import TwinError
 
 PARTS: Final = ("stream", "growth", "recordings", "change", "alarms")
 
 
 class Part(Protocol):
-    """What a module `fidelity_NAME` offers; it may also have `plot(result, folder) -> list[Path]`."""
+    """What a part's module offers: a `benchmarks.result.Benchmark` with recordings."""
 
-    def measure(self, console: Console, *, quick: bool, data: Path | None) -> dict[str, Any]:
-        """Plain data, with a `summary` of the figures that matter."""
+    def measure(self, console: Console, *, quick: bool, data: Path | None) -> Result:
+        """Measure, with the recordings' directory where there is one."""
 
-    def tables(self, result: dict[str, Any]) -> list[RenderableType]:
-        """What `measure` returned, for people."""
+    def table(self, details: dict[str, Any]) -> RenderableType:
+        """A result's details, for people."""
 
 
 def part(name: str) -> Part | None:
     """The module of a part, None where there is none."""
-    module = f"benchmarks.fidelity_{name}"
+    module = f"benchmarks.fidelity.{name}"
     return cast(Part, importlib.import_module(module)) if find_spec(module) else None
 
 
-def measure(console: Console, *, quick: bool, data: Path | None = None) -> dict[str, Any]:
+def measure(console: Console, *, quick: bool, data: Path | None = None) -> Result:
     """All parts that are there, one after the other."""
-    parts, summary = {}, dict[str, Any]()
+    parts, summary, subjects = dict[str, Any](), dict[str, Any](), dict[str, Subject]()
     for name in PARTS:
         if (module := part(name)) is None:
-            console.print(f"fidelity_{name} is not there: left out")
+            console.print(f"fidelity: {name} is not there: left out")
             continue
         try:
-            parts[name] = module.measure(console, quick=quick, data=data)
+            found = module.measure(console, quick=quick, data=data)
         except TwinError as error:  # what the others took minutes for is not lost
-            console.print(f"fidelity_{name}: {error}")
+            console.print(f"fidelity: {name}: {error}")
             continue
-        summary |= parts[name]["summary"]
-    return {"parts": parts, "summary": summary | {"refit_speedup_vs_torch": speedup(console, quick)}}
+        parts[name] = found.plain()
+        summary |= found.summary
+        subjects |= {f"{name}: {key}": subject for key, subject in found.subjects.items()}
+    summary["refit_speedup_vs_torch"] = speedup(console, quick)
+    return Result(summary, subjects, {"parts": parts})
 
 
 def speedup(console: Console, quick: bool) -> float:
@@ -72,7 +77,7 @@ def speedup(console: Console, quick: bool) -> float:
 def table(result: dict[str, Any]) -> RenderableType:
     """All tables of all parts."""
     shown = [(part(name), found) for name, found in result["parts"].items()]
-    return Group(*(view for module, found in shown if module for view in module.tables(found)))
+    return Group(*(module.table(found) for module, found in shown if module))
 
 
 def plot(result: dict[str, Any], folder: Path) -> list[Path]:

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from benchmarks.quick_motor import Array, Changes, sampled
 from simulators import DCMotor, SensorNoise, default_load, signal
 from simulators.exact import advance, row
 from simulators.floor import Floor, LoadStatistics
+from simulators.quick_motor import Array, Changes, sampled
 
 HYPOTHESES = 8
 """Of a jump of the load, for the floor of those who know that it jumps."""

@@ -32,13 +32,16 @@ from numpy.typing import NDArray
 from rich.console import Console, Group
 from rich.table import Table
 
+from benchmarks.chain.stretch import TWIN as TO_MEASURE
+from benchmarks.chain.stretch import Condition, Stretch, measure_stretch, record
 from benchmarks.processes import new_checkpoint
+from benchmarks.result import Result
 from benchmarks.rounds import interleave, median_of, median_ratio
-from benchmarks.stretch import Condition, Stretch, measure_stretch, record
+from benchmarks.subject import certain, of_twin
+from twin.backends.opening import open_predictor
 from twin.checkpoint import save
 from twin.config import TwinConfig
 from twin.messages import Sample
-from twin.predictor import open_predictor
 from twin.twin import Twin
 
 TWIN: Final = Condition("twin")
@@ -124,12 +127,13 @@ def in_one_process(length: int, at_once: bool, swaps: int) -> dict[str, float]:
     """The longest turn of each swap, back to back: its median and its worst over the swaps, in µs."""
     checkpoint, clock = new_checkpoint(), time.perf_counter_ns
     spare, other = (open_predictor(checkpoint) for _ in range(2))
-    twin = Twin(checkpoint.spec, window=length)
+    twin = Twin(checkpoint.spec, window=length, backend="compiled")
     twin.refresh(checkpoint)
     twin.catch_up()
     stream = samples()
     for sample in itertools.islice(stream, length + 100):
         twin.step(sample)
+    certain(of_twin(twin, checkpoint), TO_MEASURE)
     longest: NDArray[np.int64] = np.zeros(swaps, np.int64)
     plain: NDArray[np.int64] = np.zeros(swaps, np.int64)
     for k in range(swaps):
@@ -164,7 +168,7 @@ def title(length: int, at_once: bool) -> str:
     return f"{length:,} samples, {'at once' if at_once else 'in portions'}"
 
 
-def measure(console: Console, *, quick: bool) -> dict[str, Any]:
+def measure(console: Console, *, quick: bool) -> Result:
     """Processes in interleaved rounds, then one process in rounds of its own."""
     rounds, seconds, swaps = (1, 6.0, 20) if quick else (ROUNDS, SECONDS, TAKEN)
     with tempfile.TemporaryDirectory(prefix="lt") as folder:
@@ -179,15 +183,16 @@ def measure(console: Console, *, quick: bool) -> dict[str, Any]:
         title(n, once): partial(in_one_process, n, once, swaps) for n in LENGTHS for once in (True, False)
     }
     alone = interleave(ways, rounds, console, "in one process")
-    return {
+    details = {
         "window_s": WINDOW,
         "seconds": seconds,
         "rounds": found,
         "pooled": {name: pooled(each) for name, each in found.items()},
         "in_one_process_rounds": alone,
         "in_one_process": {name: median_of(each) for name, each in alone.items()},
-        "summary": summary(found, alone),
     }
+    # of which each stretch and each turn was certain
+    return Result(summary(found, alone), dict.fromkeys([*turns, *ways], TO_MEASURE), details)
 
 
 def pooled(turns: list[dict[str, Any]]) -> dict[str, float]:

@@ -15,10 +15,12 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from benchmarks.recordings import BESIDE, Case, cases
+from benchmarks.fidelity.cases import BESIDE, Case, cases
+from benchmarks.result import Result
+from benchmarks.subject import Subject, certain, of_twin
 from twin.evaluation import evaluate
 from twin.messages import Sample, Spec
 
@@ -27,15 +29,17 @@ QUICK: Final = 20.0
 MARKS: Final = (10.0, 20.0, 40.0, 80.0)  # s of the stream, at which the errors of the last quarter are told
 ORDER: Final = 8  # of the recursive ARX model
 FORGET: Final = 0.998
+ONLINE: Final = Subject("gru", "compiled", 1)
+"""What `auto` takes for these plants, of which none has a motor's signals."""
 
 Array = NDArray[np.float64]
 
 
-def measure(console: Console, *, quick: bool, data: Path | None) -> dict[str, Any]:
+def measure(console: Console, *, quick: bool, data: Path | None) -> Result:
     """Plain data: each recording's figure beside others', and the errors online over time."""
     directory = data or BESIDE
     if not directory.is_dir():
-        return {"skipped": f"no recordings: there is no {directory}; name their directory", "summary": {}}
+        return Result({}, {}, {"skipped": f"no recordings: there is no {directory}; name their directory"})
     import torch
 
     torch.set_num_threads(1)
@@ -53,7 +57,11 @@ def measure(console: Console, *, quick: bool, data: Path | None) -> dict[str, An
         "qube_0_1s_rad": figures["QUBE"],
         "ufsj_rrse": figures["UFSJ"],
     }
-    return {"offline": offline, "online": online, "summary": summary}
+    subjects = {
+        f"{each['name']}, offline": Subject(each["plan"]["family"], ONLINE.backend, 1) for each in offline
+    }
+    subjects |= {f"{each['name']}, online": ONLINE for each in online}  # of which each stream was certain
+    return Result(summary, subjects, {"offline": offline, "online": online})
 
 
 def fit(case: Case, budget: float) -> dict[str, Any]:
@@ -124,8 +132,8 @@ def twin_online(z: Array, spec: Spec, horizon: int) -> tuple[Array, Array]:
     from twin.twin import Twin
 
     config = TwinConfig()
-    twin = Twin(spec, window=config.window, adapt=True)
-    trainer = Trainer(spec, TrainerConfig(), config.window, adapt=True)
+    twin = Twin(spec, window=config.window, backend=ONLINE.backend, adapt=True)
+    trainer = Trainer(spec, TrainerConfig(model=ONLINE.family), config.window, adapt=True)
     one_step, free_run, inputs = np.full(len(z), np.nan), np.full(len(z), np.nan), len(spec.inputs)
     for k, sample in enumerate(samples(z, spec)):
         answer = twin.step(sample)
@@ -141,8 +149,10 @@ def twin_online(z: Array, spec: Spec, horizon: int) -> tuple[Array, Array]:
                 pass
             verdict = trainer.accept()
             if verdict.passed:
-                twin.refresh(trainer.checkpoint(verdict))
-        twin.catch_up()
+                newest = trainer.checkpoint(verdict)
+                twin.refresh(newest)
+        if twin.catch_up():
+            certain(of_twin(twin, newest), ONLINE)
     return one_step, free_run
 
 
@@ -171,10 +181,10 @@ def arx_online(z: Array, inputs: int, horizon: int) -> tuple[Array, Array]:
     return one_step, free_run
 
 
-def tables(result: dict[str, Any]) -> list[RenderableType]:
+def table(result: dict[str, Any]) -> RenderableType:
     """Ours beside others', then the errors online."""
     if "skipped" in result:
-        return [result["skipped"]]
+        return str(result["skipped"])
     offline = Table(title="recordings, identified offline with default settings")
     for heading in ("recording", "figure", "reach", "aim at", "others", "s"):
         offline.add_column(heading, justify="left" if heading in ("recording", "others") else "right")
@@ -191,4 +201,4 @@ def tables(result: dict[str, Any]) -> list[RenderableType]:
                 f"{row[f'twin_{kind}']:.3g} / {row[f'arx_{kind}']:.3g}" for kind in ("one_step", "free_run")
             )
             online.add_row(f"{each['name']}, {each['unit']}", f"{row['t']:g}", *pairs)
-    return [offline, online]
+    return Group(offline, online)

@@ -17,6 +17,7 @@ The rivals of torch do less than the others: they neither scale the sample nor a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -24,15 +25,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from benchmarks.onnx_models import open_checked
-from benchmarks.timers import Rival, rival
+from benchmarks.step.onnx_models import open_checked
+from benchmarks.step.timers import Rival, rival
+from benchmarks.subject import Subject, certain, of_predictor, torch_threads
+from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
 from twin.kernels.follow import follower
 from twin.kernels.layout import block, fill, layout_of
 from twin.messages import Spec
-from twin.models.model import new_model
+from twin.models.opening import new_model
 from twin.models.scaling import Scaling
-from twin.predictor import open_predictor
 
 SPEC: Final = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=1e-3)
 HIDDEN: Final = 32
@@ -81,20 +83,42 @@ def rivals(checkpoint: Checkpoint, backends: Iterable[str]) -> dict[str, Rival]:
     for backend in backends:
         predictor = open_predictor(checkpoint, backend)
         predictor.sample[...] = z[-1:]
-        found[backend] = rival("step(z)", step=predictor.step, z=predictor.sample)
+        look = partial(of_predictor, predictor, checkpoint)
+        certain(look(), Subject(checkpoint.family, backend, 1))
+        found[backend] = rival("step(z)", step=predictor.step, z=predictor.sample)._replace(look=look)
         if backend == COMPILED:
-            found[COPIED] = rival("step(z)", step=predictor.step, z=z[-1:].copy())
+            found[COPIED] = rival("step(z)", step=predictor.step, z=z[-1:].copy())._replace(look=look)
             found[KERNEL] = in_a_loop(checkpoint, z[-1])
             if checkpoint.family != "window-rnn":  # which does nothing for samples that it does not answer
                 found[ONE_STREAM] = one_stream(checkpoint)
     session = open_checked(checkpoint, z)
-    found[ONNX] = rival("run(next(turns))", run=session.run, turns=session.turns)
-    x = torch.from_numpy((z[-1:] - checkpoint.tensors["mean"]) / checkpoint.tensors["scale"])
+    run = rival("run(next(turns))", run=session.run, turns=session.turns)
+    found[ONNX] = run._replace(look=lambda: Subject(checkpoint.family, ONNX, session.threads))
+    return found | of_torch(checkpoint, z[-1:])
+
+
+def of_torch(checkpoint: Checkpoint, z: npt.NDArray[np.float32]) -> dict[str, Rival]:
+    """torch's own layers for a sample z (1, F)."""
+    x = torch.from_numpy((z - checkpoint.tensors["mean"]) / checkpoint.tensors["scale"])
     sizes = checkpoint.sizes
     if checkpoint.family == "window-rnn":
-        return found | {SEQUENCE: rival("step(x)", step=over_the_window(sizes), x=x[None])}
-    found[SEQUENCE] = rival("step(x)", step=sequence_of_one(checkpoint.family, sizes), x=x[None])
-    return found | {CELL: rival("step(x)", step=one_cell(checkpoint.family, sizes), x=x)}
+        found = {SEQUENCE: rival("step(x)", step=over_the_window(sizes), x=x[None])}
+    else:
+        found = {
+            SEQUENCE: rival("step(x)", step=sequence_of_one(checkpoint.family, sizes), x=x[None]),
+            CELL: rival("step(x)", step=one_cell(checkpoint.family, sizes), x=x),
+        }
+
+    def look(name: str) -> Subject:
+        return Subject(checkpoint.family, name, torch_threads())
+
+    return {name: each._replace(look=partial(look, name)) for name, each in found.items()}
+
+
+def looked(timed: Rival) -> Subject:
+    """Whose steps they are, now."""
+    assert timed.look is not None, "what is compared tells what it is"
+    return timed.look()
 
 
 def in_a_loop(checkpoint: Checkpoint, sample: npt.NDArray[np.float32]) -> Rival:
@@ -107,13 +131,15 @@ def in_a_loop(checkpoint: Checkpoint, sample: npt.NDArray[np.float32]) -> Rival:
     addresses = (a.ctypes.data for a in (weights, states, z))
     call = np.array([*addresses, TWINS, 1, 1, 0, 0], np.int64)  # and nothing adapts
     kept = (weights, states, z, call)  # as long as there are addresses of them
-    return rival("follow(call)", TWINS, follow=follower(layout), call=call.ctypes.data, kept=kept)
+    timed = rival("follow(call)", TWINS, follow=follower(layout), call=call.ctypes.data, kept=kept)
+    return timed._replace(look=lambda: Subject(checkpoint.family, COMPILED, int(call[5])))
 
 
 def one_stream(checkpoint: Checkpoint) -> Rival:
     """One twin and many samples, each of which needs the state that the last one left."""
     predictor = open_predictor(checkpoint, COMPILED)
-    return rival("warm(z)", STREAM, warm=predictor.warm, z=samples(STREAM, seed=3)[None])
+    timed = rival("warm(z)", STREAM, warm=predictor.warm, z=samples(STREAM, seed=3)[None])
+    return timed._replace(look=partial(of_predictor, predictor, checkpoint))
 
 
 def sequence_of_one(family: str, sizes: dict[str, int], rows: int = 1) -> Callable[[Tensor], Tensor]:

@@ -1,8 +1,8 @@
 """What the twin knows of its own errors: coverage of its intervals, false alarms, and how soon it finds a
 fault.
 
-The motor is `quick_motor`'s, the model the default one, trained in this process on the motor as it was, and
-every sample goes through a `Twin`.
+The motor is `quick_motor`'s, the model a physics one, which is what `auto` takes for a motor, trained in this
+process on the motor as it was, and every sample goes through a `Twin`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.box import SIMPLE
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.quick_motor import quick as simulated
+from benchmarks.result import Result
+from benchmarks.subject import Subject, certain, of_twin
 from simulators import motor
 from simulators.dc_motor import DCMotor
+from simulators.quick_motor import quick as simulated
 from simulators.sensors import SensorNoise
 from twin.changes import Changes
 from twin.checkpoint import Checkpoint
@@ -34,6 +36,7 @@ from twin.twin import Twin
 
 DT: Final = 1e-3  # s
 WINDOW: Final = 100  # of twin and trainer, samples
+SUBJECT: Final = Subject("physics", "compiled", 1)
 ANY: Final = 20_000
 """Samples over which coverage is counted, wherever they begin."""
 HORIZONS: Final = (0.1, 1.0, 2.0)  # s
@@ -71,7 +74,7 @@ def models(size: Size) -> list[Checkpoint]:
     """The first model of a trainer, and the one it has come to."""
     plant = motor()
     spec = plant.spec(DT)
-    trainer, found = Trainer(spec, TrainerConfig(), WINDOW), []
+    trainer, found = Trainer(spec, TrainerConfig(model="physics"), WINDOW), []
     for sample in samples(simulated(plant, round(size.learned / DT), seed=1).z):
         trainer.observe(sample)
     for _ in range(size.refits):
@@ -90,9 +93,10 @@ def samples(z: Array) -> Iterator[Sample]:
 
 def following(checkpoint: Checkpoint) -> Twin:
     """A twin that answers with a model from the first sample on."""
-    twin = Twin(checkpoint.spec, window=WINDOW, adapt=True)
+    twin = Twin(checkpoint.spec, window=WINDOW, backend="compiled", adapt=True)
     twin.refresh(checkpoint)
     twin.catch_up()
+    certain(of_twin(twin, checkpoint), SUBJECT)
     return twin
 
 
@@ -106,7 +110,7 @@ def covered(first: Checkpoint, last: Checkpoint, seconds: float) -> dict[str, An
     light = replace(plant, torque_constant=0.9 * plant.torque_constant, back_emf=0.9 * plant.back_emf)
     changes = [(length // 2, other), (2 * length // 3, light), (5 * length // 6, plant)]
     z = simulated(plant, length, seed=2, changes=changes).z
-    twin = Twin(first.spec, window=WINDOW, adapt=True)
+    twin = Twin(first.spec, window=WINDOW, backend="compiled", adapt=True)
     news = {length // 20: first, length // 5: last}
     inside = np.full((length, 2), np.nan)
     width = np.full((length, 2), np.nan)
@@ -124,6 +128,7 @@ def covered(first: Checkpoint, last: Checkpoint, seconds: float) -> dict[str, An
         if k in news:
             twin.refresh(news[k])
         twin.catch_up()
+    certain(of_twin(twin, last), SUBJECT)
     begun = int(np.flatnonzero(np.isfinite(inside[:, 0]))[0])
     sums = np.cumsum(np.vstack([np.zeros((1, 2)), inside[begun:]]), axis=0)
     span = min(ANY, len(sums) - 1)
@@ -266,7 +271,7 @@ def false_alarms(checkpoint: Checkpoint, hours: float, console: Console) -> dict
     return {"hours": stretch * turns, "count": len(found), "alarms": found}
 
 
-def measure(console: Console, *, quick: bool, data: Path | None = None) -> dict[str, Any]:
+def measure(console: Console, *, quick: bool, data: Path | None = None) -> Result:
     """All of it; `data` is for other parts of `fidelity`."""
     size = QUICK if quick else FULL
     threads = torch.get_num_threads()
@@ -281,20 +286,16 @@ def measure(console: Console, *, quick: bool, data: Path | None = None) -> dict[
     quiet = false_alarms(last, size.hours, console)
     count = quiet["count"] + sum(each["early"] for each in found.values()) / len(found)
     hours = quiet["hours"] + size.trials * size.before / 3600  # the four faults share what comes before them
-    return {
-        "intervals": intervals,
-        "forecasts": ahead,
-        "faults": found,
-        "unchanged": quiet,
-        "summary": {
-            "coverage_worst": intervals["worst"],
-            "false_alarms_per_hour": count / hours,
-            "detection_delay_s": {name: each["median"] for name, each in found.items()},
-        },
+    summary = {
+        "coverage_worst": intervals["worst"],
+        "false_alarms_per_hour": count / hours,
+        "detection_delay_s": {name: each["median"] for name, each in found.items()},
     }
+    details = {"intervals": intervals, "forecasts": ahead, "faults": found, "unchanged": quiet}
+    return Result(summary, {"twin": SUBJECT}, details)  # as each of its twins was when it began
 
 
-def tables(result: dict[str, Any]) -> list[RenderableType]:
+def table(result: dict[str, Any]) -> RenderableType:
     """Coverage, forecasts, alarms."""
     intervals, ahead = result["intervals"], result["forecasts"]
     coverage = Table(title=f"90 % intervals: share inside, % of any {ANY:,} samples", box=SIMPLE)
@@ -318,4 +319,4 @@ def tables(result: dict[str, Any]) -> list[RenderableType]:
         missed = f"{each['missed']} of {each['trials']}"
         alarms.add_row(IN_WORDS[name], f"{each['median']:.3f}", f"{each['worst']:.3f}", missed, first)
     alarms.caption = f"{quiet['count']} alarms in {quiet['hours']:g} h of an unchanged motor"
-    return [coverage, far, alarms]
+    return Group(coverage, far, alarms)

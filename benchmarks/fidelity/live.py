@@ -4,10 +4,11 @@ Samples come every `dt` of the stream's time. The trainer works beside them, as 
 steps takes the stream's time that it took the CPU, during which samples go on to come in, so that a slow
 refit is a late checkpoint. The twin takes it up as its process does, between two samples, in portions.
 
->>> from benchmarks.quick_motor import quick
+>>> from simulators.quick_motor import quick
 >>> from simulators import motor
 >>> plant = motor()
->>> live = Live(plant.spec(1e-3), TrainerConfig(steps=1, hidden_size=4), TwinConfig(window=20))
+>>> trainer = TrainerConfig(model="gru", steps=1, hidden_size=4)
+>>> live = Live(plant.spec(1e-3), trainer, TwinConfig(window=20))
 >>> errors = live.run(quick(plant, 3000).z)     # the first model comes after two seconds
 >>> errors.shape, live.twin.status, live.refits[0]["accepted"]
 ((3000, 2), 'following', True)
@@ -24,11 +25,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.subject import Subject, certain, of_twin
+from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig, TwinConfig
+from twin.errors import TwinError
 from twin.messages import Sample, Spec
-from twin.predictor import open_predictor
-from twin.service.trainer import rehearse
 from twin.service.twin import LOOK
 from twin.trainer import Trainer
 from twin.twin import Twin
@@ -39,7 +41,11 @@ Array = NDArray[np.float64]
 class Live:
     """One stream, answered and learned from; `run` goes on where the last one ended.
 
-    `incumbent` is a checkpoint to go on from, with `recall` of what was streamed before.
+    `incumbent` is a checkpoint to go on from, with `recall` of what was streamed before. The family is asked
+    for by name, and each model that answers is looked at, so that figures are those of `subject`.
+
+    Raises:
+        TwinError: the settings leave the family to `auto`, or another one answers.
     """
 
     def __init__(
@@ -47,13 +53,18 @@ class Live:
     ) -> None:
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)
+        if trainer.model == "auto":
+            raise TwinError("name a family: what auto takes is not for a benchmark to find out")
         self.spec = spec
+        self.subject = Subject(trainer.model, twin.backend, 1)
         self.twin = Twin(spec, window=twin.window, backend=twin.backend, adapt=twin.adapt)
         self.trainer = Trainer(spec, trainer, twin.window, incumbent, twin.adapt)
-        rehearse(self.trainer)
+        self.trainer.rehearse()
         if incumbent is not None:
+            self._next = incumbent
             self.twin.refresh(incumbent)
             self.twin.catch_up()
+            certain(of_twin(self.twin, incumbent), self.subject)
         self.k = 0
         """Samples so far."""
         self.refits: list[dict[str, Any]] = []
@@ -117,8 +128,10 @@ class Live:
 
     def _look_after_models(self) -> None:
         if self.twin.spare is None and self._arriving and self._arriving[0][0] <= self.k:
-            self.twin.refresh(self._arriving.popleft()[1])
-        self.twin.catch_up()
+            self._next = self._arriving.popleft()[1]
+            self.twin.refresh(self._next)
+        if self.twin.catch_up():
+            certain(of_twin(self.twin, self._next), self.subject)
 
     def _train(self) -> None:
         """Let the trainer work until it is busy beyond this sample."""

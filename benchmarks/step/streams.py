@@ -19,10 +19,11 @@ import torch
 from rich.console import Console
 
 from benchmarks.rounds import interleave, median_of
-from benchmarks.step_rivals import COMPILED, SPEC, network, one_cell, rivals, samples
-from benchmarks.timers import Rival, in_a_row, rival
+from benchmarks.step.rivals import COMPILED, SPEC, looked, network, one_cell, rivals, samples
+from benchmarks.step.timers import Rival, in_a_row, rival
+from benchmarks.subject import Subject, certain, of_predictor, of_twin, torch_threads
+from twin.backends.opening import open_predictor
 from twin.messages import Sample
-from twin.predictor import open_predictor
 from twin.twin import Twin
 
 TAPS: Final = 8  # of a twin's model, where nothing else is configured
@@ -31,6 +32,8 @@ STEPS: Final = 1_000_000
 QUICK_STEPS: Final = 200_000
 TWIN_SAMPLES: Final = 200_000
 ROUNDS: Final = 3
+
+OF_STREAMS: Final = Subject("gru", COMPILED, 1)
 
 FLEETS: Final = (1, 64, 1_024, 16_384, 262_144)  # N
 CELLS: Final = "torch.gru_cell"
@@ -51,10 +54,11 @@ def chunks(length: int) -> Iterator[list[Sample]]:
 
 def twin_stream(length: int) -> dict[str, float]:
     """All samples through `Twin.step` with the compiled GRU: µs a step, and the growth."""
-    twin = Twin(SPEC, backend=COMPILED)
-    twin.refresh(network("gru", taps=TAPS))
+    twin, checkpoint = Twin(SPEC, backend=COMPILED), network("gru", taps=TAPS)
+    twin.refresh(checkpoint)
     while not twin.catch_up():
         pass
+    certain(of_twin(twin, checkpoint), OF_STREAMS)
     step, clock, times = twin.step, time.perf_counter_ns, []
     for messages in chunks(length):
         start = clock()
@@ -67,8 +71,8 @@ def twin_stream(length: int) -> dict[str, float]:
 
 def predictor_stream(length: int) -> dict[str, float]:
     """So many steps of the compiled GRU: µs a step, and the growth."""
-    timer, _ = rivals(network("gru"), (COMPILED,))[COMPILED]
-    return figures(np.array(timer.repeat(length // CHUNK, CHUNK)) / CHUNK)
+    timed = rivals(network("gru"), (COMPILED,))[COMPILED]
+    return figures(np.array(timed.timer.repeat(length // CHUNK, CHUNK)) / CHUNK)
 
 
 def figures(ns: npt.NDArray[np.float64]) -> dict[str, float]:
@@ -99,23 +103,24 @@ def fleet(rows: int) -> dict[str, Rival]:
     predictor.sample[...] = z
     x = torch.from_numpy((z - checkpoint.tensors["mean"]) / checkpoint.tensors["scale"]).repeat(rows, 1)
     cells = one_cell("gru", checkpoint.sizes, rows)
+    ours = rival("step(z)", rows, step=predictor.step, z=predictor.sample)
+    torchs = rival("step(x)", rows, step=cells, x=x)
     return {
-        COMPILED: rival("step(z)", rows, step=predictor.step, z=predictor.sample),
-        CELLS: rival("step(x)", rows, step=cells, x=x),
+        COMPILED: ours._replace(look=partial(of_predictor, predictor, checkpoint)),
+        CELLS: torchs._replace(look=lambda: Subject("gru", CELLS, torch_threads())),
     }
 
 
-def measure_fleets(console: Console, *, quick: bool) -> dict[str, Any]:
-    """Million twin-steps a second, for every size of a fleet."""
+def measure_fleets(console: Console, *, quick: bool) -> tuple[dict[str, Any], dict[str, Subject]]:
+    """Million twin-steps a second, for every size of a fleet; and whose they are."""
 
     def million_a_second(timed: Rival, seconds: float) -> float:
         return 1e3 / float(np.median(in_a_row(timed, seconds)))
 
     seconds, rounds = (0.05, 2) if quick else (0.3, 5)
+    fleets = {f"{rows} {name}": timed for rows in FLEETS for name, timed in fleet(rows).items()}
     turns: dict[str, Callable[[], float]] = {
-        f"{rows} {name}": partial(million_a_second, timed, seconds)
-        for rows in FLEETS
-        for name, timed in fleet(rows).items()
+        name: partial(million_a_second, timed, seconds) for name, timed in fleets.items()
     }
     with torch.inference_mode():
         found = interleave(turns, rounds, console, "fleets")
@@ -123,4 +128,4 @@ def measure_fleets(console: Console, *, quick: bool) -> dict[str, Any]:
         name: {str(rows): statistics.median(found[f"{rows} {name}"]) for rows in FLEETS}
         for name in (COMPILED, CELLS)
     }
-    return {"rounds": found, "median": middle}
+    return {"rounds": found, "median": middle}, {name: looked(each) for name, each in fleets.items()}

@@ -10,11 +10,13 @@ import math
 from typing import Any, Final
 
 import numpy as np
-from numba import njit, prange
+from numba import get_num_threads, njit, prange
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.result import Result
+from benchmarks.subject import NO_MODEL, Subject
 from twin.kernels import activations
 
 PATTERNS: Final = 2**32
@@ -61,7 +63,7 @@ def _compare(start: Any, stop: Any, stride: Any) -> Any:
     return found
 
 
-def measure(console: Console, *, quick: bool) -> dict[str, Any]:
+def measure(console: Console, *, quick: bool) -> Result:
     """The worst of every function, and where."""
     stride = STRIDE if quick else 1
     starts = range(0, PATTERNS, PORTION * stride)
@@ -71,16 +73,15 @@ def measure(console: Console, *, quick: bool) -> dict[str, Any]:
     ]
     found = {name: worst(np.concatenate(portions)[:, f]) for f, name in enumerate(FUNCTIONS)}
     tanh, logistic = (found[name] for name in FUNCTIONS)
-    return {
-        "patterns": len(range(0, PATTERNS, stride)),
-        "functions": found,
-        "summary": {
-            "tanh_max_error": tanh["error"],
-            "tanh_max_relative_error": tanh["relative"],
-            "logistic_max_error": logistic["error"],
-            "nan_stays_nan": float(not any(each["faults"] for each in found.values())),
-        },
+    summary = {
+        "tanh_max_error": tanh["error"],
+        "tanh_max_relative_error": tanh["relative"],
+        "logistic_max_error": logistic["error"],
+        "nan_stays_nan": float(not any(each["faults"] for each in found.values())),
     }
+    subjects = {name: Subject(NO_MODEL, "compiled", get_num_threads()) for name in FUNCTIONS}
+    details = {"patterns": len(range(0, PATTERNS, stride)), "functions": found}
+    return Result(summary, subjects, details)
 
 
 def worst(blocks: Any) -> dict[str, float]:

@@ -20,24 +20,26 @@ import torch
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from benchmarks.kalman import floor_errors, floor_free_runs, floor_of
-from benchmarks.linear_models import ARX, Subspace
-from benchmarks.live import alone
-from benchmarks.quick_motor import Array, quick
+from benchmarks.fidelity.kalman import floor_errors, floor_free_runs, floor_of
+from benchmarks.fidelity.linear_models import ARX, Subspace
+from benchmarks.fidelity.live import alone
+from benchmarks.result import Result
+from benchmarks.subject import Subject
 from simulators import motor
+from simulators.quick_motor import Array, quick
+from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig, TwinConfig
 from twin.errors import TwinError
+from twin.families import FAMILIES
 from twin.messages import Sample
 from twin.metrics import fit_percent, rmse
-from twin.models import FAMILIES
-from twin.predictor import open_predictor
-from twin.service.trainer import rehearse
 from twin.trainer import Trainer
 
 DT: Final = 1e-3
 OUTPUTS: Final = ("current", "speed")
 JUDGED: Final = 30  # s
+BACKEND: Final = "compiled"
 WARM: Final = 200  # samples before a free run, and of a judged stretch that do not count
 EVERY: Final = 250  # samples between two free runs
 FULL: Final[dict[str, Any]] = {"train": (5, 15, 60, 300), "refits": 12, "horizons": (0.1, 1.0, 10.0)}
@@ -66,7 +68,9 @@ def trained(family: str, z: Array, refits: int) -> Checkpoint:
         verdict = trainer.accept()
     if trainer.number == 0:
         raise TwinError(f"{family}: {verdict.text}")
-    return trainer.checkpoint(verdict)
+    checkpoint = trainer.checkpoint(verdict)
+    assert checkpoint.family == family
+    return checkpoint
 
 
 def learned(family: str, z: Array, refits: int) -> tuple[Ahead, Run]:
@@ -77,7 +81,7 @@ def learned(family: str, z: Array, refits: int) -> tuple[Ahead, Run]:
         return z[:, 1:] - alone(checkpoint, z)
 
     def run(warm: Array, u: Array) -> Array:
-        predictor = open_predictor(checkpoint, rows=len(warm))
+        predictor = open_predictor(checkpoint, BACKEND, len(warm))
         predictor.warm(warm[:, :-1].astype(np.float32))
         return np.asarray(
             predictor.free_run(warm[:, -1].astype(np.float32), u.astype(np.float32)), np.float64
@@ -111,7 +115,7 @@ def ways(z: Array, refits: int) -> dict[str, Callable[[], tuple[Ahead, Run]]]:
     return found | {family: partial(learned, family, z, refits) for family in FAMILIES}
 
 
-def measure(console: Console, *, quick: bool, data: Path | None) -> dict[str, Any]:
+def measure(console: Console, *, quick: bool, data: Path | None) -> Result:
     """Every way to learn, on every amount of data."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -119,7 +123,7 @@ def measure(console: Console, *, quick: bool, data: Path | None) -> dict[str, An
     z, judged, starts = streams(size)
     judge = Judge(judged, starts, size["horizons"], floor_errors(floor_of(motor(), DT), z)[-len(judged) :])
     for family in FAMILIES:  # compiling is nobody's training
-        rehearse(Trainer(motor().spec(DT), TrainerConfig(model=family), TwinConfig().window))
+        Trainer(motor().spec(DT), TrainerConfig(model=family), TwinConfig().window).rehearse()
     found: dict[str, dict[str, Any]] = {}
     for seconds in size["train"]:
         train = z[len(z) - len(judged) - round(seconds / DT) : len(z) - len(judged)]
@@ -141,7 +145,8 @@ def measure(console: Console, *, quick: bool, data: Path | None) -> dict[str, An
         for key in ("ratio", "1 s")
         if name in FAMILIES and str(size["train"][-1]) in each
     }
-    return {"size": size, "families": found, "limit": limit, "summary": summary}
+    subjects = {name: Subject(name, BACKEND, 1) for name in found if name in FAMILIES}
+    return Result(summary, subjects, {"size": size, "families": found, "limit": limit})
 
 
 def streams(size: dict[str, Any]) -> tuple[Array, Array, range]:
@@ -180,7 +185,7 @@ class Judge:
         return found
 
 
-def tables(result: dict[str, Any]) -> list[RenderableType]:
+def table(result: dict[str, Any]) -> RenderableType:
     """A row for each way and amount."""
     horizons = [f"{horizon:g} s" for horizon in result["size"]["horizons"]]
     view = Table(title="as training data grow: one step ahead × floor, free-run fit in %; current and speed")
@@ -197,7 +202,7 @@ def tables(result: dict[str, Any]) -> list[RenderableType]:
     )
     view.add_row("limit", "", "1 1", *limit, "", "")
     view.caption = "limit: an observer that knows the motor; the load changes within what it foresees"
-    return [view]
+    return view
 
 
 def plot(result: dict[str, Any], folder: Path) -> list[Path]:

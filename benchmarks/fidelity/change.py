@@ -22,14 +22,16 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.result import Result
+from benchmarks.subject import Subject, certain, of_predictor
+from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig
 from twin.messages import Sample, Spec
-from twin.predictor import open_predictor
 from twin.trainer import Trainer
 
 SPEC: Final = Spec(inputs=("voltage",), outputs=("speed",), dt=0.02, units={"voltage": "V", "speed": "deg/s"})
@@ -44,6 +46,7 @@ COPIES: Final = (
 )
 FAMILIES: Final = ("arx", "gru")
 DEFAULT: Final = "gru"
+BACKEND: Final = "compiled"
 WINDOW: Final = 100
 LEARNED: Final = 3_000  # samples, 60 s
 HORIZON: Final = 50  # samples
@@ -101,13 +104,15 @@ def fitted(z: Array, family: str) -> Checkpoint:
         if verdict.passed:
             best = trainer.checkpoint(verdict)
     assert best is not None, "no model of this recording beats persistence"
+    assert best.family == family
     return best
 
 
 def followed(checkpoint: Checkpoint, z: Array, adapting: bool) -> tuple[Array, Array, Array]:
     """Of a stream z (T, 2): RMSE of the 1-s forecasts (starts,), residuals (T,), alarms until each sample
     (T,)."""
-    predictor = open_predictor(checkpoint)
+    predictor = open_predictor(checkpoint, BACKEND)
+    certain(of_predictor(predictor, checkpoint), Subject(checkpoint.family, BACKEND, 1))
     predictor.adapting = adapting
     samples = z.astype(np.float32)[:, None, :]
     forecasts, residuals, alarms = [], np.zeros(len(z)), np.zeros(len(z))
@@ -168,10 +173,10 @@ def case(
     }
 
 
-def measure(console: Console, *, quick: bool, data: Path | None) -> dict[str, Any]:
+def measure(console: Console, *, quick: bool, data: Path | None) -> Result:
     """All streams and families; without data, nothing."""
     if data is None or not (data / "undc").is_dir():
-        return {"summary": {}, "streams": [], "alone": []}
+        return Result({}, {}, {"streams": [], "alone": []})
     days = DAYS[:2] if quick else DAYS
     plans: list[tuple[str, str, Array, Array, Array]] = []
     for old in days:
@@ -202,7 +207,10 @@ def measure(console: Console, *, quick: bool, data: Path | None) -> dict[str, An
         for day in days
         for z in [recording(data, day)]
     ]
-    return {"summary": summary(streams, alone), "streams": streams, "alone": alone}
+    subjects = {
+        family: Subject(family, BACKEND, 1) for family in FAMILIES
+    }  # of which each stream was certain
+    return Result(summary(streams, alone), subjects, {"streams": streams, "alone": alone})
 
 
 def summary(streams: Sequence[dict[str, Any]], alone: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -223,9 +231,9 @@ def summary(streams: Sequence[dict[str, Any]], alone: Sequence[dict[str, Any]]) 
     }
 
 
-def tables(result: dict[str, Any]) -> list[RenderableType]:
+def table(result: dict[str, Any]) -> RenderableType:
     """One line for each stream."""
-    table = Table(title="a real motor that changes: seconds to within 1.2 × of a model fitted offline")
+    view = Table(title="a real motor that changes: seconds to within 1.2 × of a model fitted offline")
     for name in (
         "stream",
         "family",
@@ -237,12 +245,12 @@ def tables(result: dict[str, Any]) -> list[RenderableType]:
         "offline",
         "one step",
     ):
-        table.add_column(name, justify="left" if name in ("stream", "family") else "right")
+        view.add_column(name, justify="left" if name in ("stream", "family") else "right")
     for s in result["streams"]:
         seconds = "never" if s["detection_s"] is None else f"{s['detection_s']:.2f}"
         errors = [s[f"forecast{which}_deg_s"] for which in ("", "_unadapted", "_offline")]
         steps = "/".join(f"{s[f'one_step{which}_deg_s']:.2f}" for which in ("", "_unadapted", "_offline"))
-        table.add_row(
+        view.add_row(
             s["stream"],
             s["family"],
             f"{s['recovery_s']:.2f}",
@@ -252,4 +260,4 @@ def tables(result: dict[str, Any]) -> list[RenderableType]:
             steps,
         )
     alarms = ", ".join(f"{a['record']} {a['family']} {a['alarms']}" for a in result["alone"])
-    return [table, f"alarms in 80 s of one recording alone: {alarms}"]
+    return Group(view, f"alarms in 80 s of one recording alone: {alarms}")
