@@ -35,29 +35,6 @@ WANTED: Final = {
     "pytest_timeout": ("pytest-timeout", "tests have no limits of their own"),
 }
 """What single stages need, and what becomes of them without."""
-PROBE: Final = """
-import importlib.util, json, sys
-names = sys.argv[1].split(",")
-found = {"version": list(sys.version_info[:3]), "missing": [n for n in names if importlib.util.find_spec(n) is
-None]} try:
-    if "rehearse" in sys.argv:
-        from benchmarks.gpu.stand_in import NAME
-        import torch
-        found |= {"torch": torch.__version__, "cuda": "none", "device": NAME}
-    elif "torch" not in found["missing"]:
-        import torch
-        found |= {"torch": torch.__version__, "cuda": torch.version.cuda}
-        if torch.cuda.is_available():
-            torch.ones(8, device="cuda").sum().item()
-            found["device"] = torch.cuda.get_device_name()
-            found["memory_gb"] = round(torch.cuda.get_device_properties(0).total_memory / 1e9, 1)
-    from benchmarks.machine import label, machine
-    found["machine"] = machine()
-    found["label"] = label(found["machine"])
-except Exception as error:
-    found["error"] = f"{type(error).__name__}: {error}"
-print("found:" + json.dumps(found))
-"""
 PATIENCE: Final = 90.0  # s for torch's import and the device's start, the first time on a machine
 
 
@@ -68,6 +45,7 @@ class Python:
     path: str
     packages: str = ""
     found: dict[str, Any] = field(default_factory=dict)
+    complaint: str = ""
 
     @property
     def fits(self) -> bool:
@@ -90,7 +68,7 @@ class Python:
         """What it is, and why it does not serve."""
         version = ".".join(str(part) for part in self.found.get("version", "?"))
         if not self.found:
-            return f"{self.path}: does not start"
+            return f"{self.path}: does not start: {self.complaint}"
         if self.found["version"] < [3, 11]:
             return f"{self.path}: Python {version}, and 3.11 is the oldest that serves"
         reasons = [f"lacks {', '.join(self.lacks)}"] if self.lacks else []
@@ -114,7 +92,7 @@ def look_at(path: str, rehearse: bool, packages: str = "") -> Python:
     names = ",".join([*NEEDED, *WANTED])
     try:
         done = subprocess.run(
-            [path, "-c", PROBE, names, *(["rehearse"] if rehearse else [])],
+            [path, "-m", "benchmarks.gpu.probe", names, *(["rehearse"] if rehearse else [])],
             capture_output=True,
             text=True,
             timeout=PATIENCE,
@@ -122,10 +100,11 @@ def look_at(path: str, rehearse: bool, packages: str = "") -> Python:
             env=Python(path, packages).environment(rehearse),
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return Python(path, packages)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Python(path, packages, {}, str(error))
     said = [line[len("found:") :] for line in done.stdout.splitlines() if line.startswith("found:")]
-    return Python(path, packages, json.loads(said[-1]) if said else {})
+    found = json.loads(said[-1]) if said else {}
+    return Python(path, packages, found, (done.stderr.strip().splitlines() or [""])[-1])
 
 
 def candidates() -> list[str]:

@@ -32,6 +32,8 @@ MAKERS: Final = ("zeros", "ones", "empty", "full", "randn", "arange", "tensor")
 MIXES: Final = ("aten::copy_", "aten::_to_copy", "aten::index.", "aten::index_put")
 """Operations that take tensors of host and device."""
 
+SHORT: Final = 60  # samples of a rehearsed test at most
+
 _capturing = threading.local()
 as_a_view: Callable[..., Any] = _python_dispatch.return_and_correct_aliasing
 
@@ -68,7 +70,8 @@ class OnDevice(Tensor):
         return True
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type:
+    ignore[override]
         """Any operation with numbers of the device in it: on the CPU's, and noted where a graph is
         captured."""
         kwargs = dict(kwargs or {})
@@ -273,6 +276,15 @@ def played() -> Iterator[None]:
         for each in patches():
             stack.enter_context(each)
         yield
+
+
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    """Streams of tests are made shorter: what an interpreter takes minutes for, a few samples show as
+    well."""
+    for module in {item.module for item in items}:
+        if module.__name__.endswith("test_graph"):
+            whole = module.samples
+            module.samples = lambda rows, steps, whole=whole: whole(rows, min(steps, SHORT))
 
 
 def pytest_configure() -> None:
