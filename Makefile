@@ -2,13 +2,15 @@
 # make test   install with the development extras, then format, lint, types, tests
 # make setup  the installing alone, and the compiling of what a run needs for this CPU (twin prepare)
 # make quick  the tests that take seconds
+# make exhaustive  all tests, with every case of the sweeps of which `make test` runs the most telling (docs/testing.md)
 # make bench  all benchmarks in full, their figures into benchmarks/results; make bench ARGS="step --quick" one
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 NPM := $(shell command -v npm 2>/dev/null)
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: run test quick bench setup setup-dev setup-bench clean
+.PHONY: run test quick exhaustive bench setup setup-dev setup-bench clean
 
 run: .venv/installed
 	@$(BIN)/twin run $(ARGS)
@@ -17,10 +19,13 @@ test: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 quick: setup-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow and not exhaustive"
+
+exhaustive: setup-dev
+	$(PYTEST) -m "exhaustive or not exhaustive" --hypothesis-profile exhaustive
 
 bench: setup-bench
 	@$(BIN)/python -m benchmarks $(or $(ARGS),all --json benchmarks/results)

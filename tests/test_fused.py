@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models import new_network
+from tests.models import shaken_network
 from twin.families import NETWORKS
 from twin.messages import Spec
 from twin.models.network import Network
-from twin.models.scaling import Scaling
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 with pytest.MonkeyPatch.context() as environment:
@@ -39,15 +38,10 @@ def model_of(
     inputs: int = 1,
     outputs: int = 2,
 ) -> Network:
-    """A model whose every weight takes part: a new one has a readout of zeros, which would hide faults."""
     names = [f"s{k}" for k in range(inputs + outputs)]
     spec = Spec(inputs=tuple(names[:inputs]), outputs=tuple(names[inputs:]), dt=0.001)
-    scaling = Scaling.of(samples(1, 200, inputs + outputs)[0], outputs)
-    model = new_network(family, spec, scaling, hidden_size=hidden_size, layers=layers, taps=taps, seed=3)
-    noise = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.2 * torch.randn(weight.shape, generator=noise))
+    z = samples(1, 200, inputs + outputs)[0]
+    model = shaken_network(family, z, spec, hidden_size=hidden_size, layers=layers, taps=taps)
     return model.requires_grad_(False).to(DEVICE)
 
 

@@ -8,7 +8,9 @@ import os
 import pickle
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,19 +18,16 @@ import pytest
 import torch
 from numba import njit
 
-from tests.models import new_network, open_network
+from tests.models import as_network, beginning, checkpoint_of, open_network, shaken
 from twin.backends import compiled
 from twin.backends.compiled import Compiled
 from twin.backends.opening import prepare
-from twin.checkpoint import Checkpoint
 from twin.families import GENERAL, family_of, sizes_of
 from twin.kernels.activations import logistic, tanh
 from twin.kernels.layout import layout_of
 from twin.messages import Spec
 from twin.models.network import Network
-from twin.models.scaling import Scaling
 
-SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
 PARITY = 2e-6
 """Largest error of a state, whose numbers are at most about one, and of an output in its own scale."""
 
@@ -102,21 +101,15 @@ def test_activations_at_the_ends_of_float32() -> None:
 def model_of(family: str, hidden_size: int, layers: int, taps: int = 8, window: int = 10) -> Network:
     """A model whose every weight takes part, of signals that are far from zero."""
     wander = np.random.default_rng(5).normal(size=(500, 3)).cumsum(axis=0) * [2.0, 0.3, 40.0] + [0, 1, 200]
-    scaling = Scaling.of(wander, n_outputs=2)
-    model = new_network(
-        family, SPEC, scaling, hidden_size=hidden_size, layers=layers, taps=taps, window=window, seed=3
+    by = 1 / (2 * hidden_size**0.5)
+    model = as_network(
+        beginning(family, wander, hidden_size=hidden_size, layers=layers, taps=taps, window=window)
     )
-    noise = torch.Generator().manual_seed(4)
+    shaken(model, by)
     with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(torch.randn(weight.shape, generator=noise) / (2 * hidden_size**0.5))
-        readout = model.core.readout.weight
+        readout, noise = model.core.readout.weight, torch.Generator().manual_seed(5)
         readout.copy_(torch.randn(readout.shape, generator=noise) / readout.shape[1] ** 0.5)
     return model
-
-
-def checkpoint_of(model: Network) -> Checkpoint:
-    return Checkpoint(1, None, model.family, model.sizes, SPEC, model.tensors())
 
 
 def assert_parity(model: Network, steps: int, rows: int = 1) -> None:
@@ -147,18 +140,32 @@ def assert_parity(model: Network, steps: int, rows: int = 1) -> None:
         assert (error / size).max() <= PARITY
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize("hidden_size", [1, 7, 16, 33])
-@pytest.mark.parametrize("family", GENERAL)
+def sweep(sizes: list[tuple[int, int]], telling: list[tuple[int, int]]) -> list[Any]:
+    """(family, hidden size, layers), those that are not telling for `make exhaustive` only.
+
+    The linear model has neither hidden units nor layers: one case is all there is of it.
+    """
+    cases = [(family, *size) for family in GENERAL for size in (sizes if family != "arx" else telling[:1])]
+    return [
+        pytest.param(*case, marks=() if case[1:] in telling else pytest.mark.exhaustive) for case in cases
+    ]
+
+
+@pytest.mark.parametrize(
+    ("family", "hidden_size", "layers"),
+    # one unit; less than a vector; a whole vector in every layer; vectors and one unit more
+    sweep(list(product((1, 7, 16, 33), (1, 2, 3))), telling=[(1, 1), (7, 2), (16, 3), (33, 1)]),
+)
 def test_every_step_is_that_of_float64(family: str, hidden_size: int, layers: int) -> None:
     assert_parity(model_of(family, hidden_size, layers), steps=1_000)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("hidden_size", [16, 32, 64, 128])
-@pytest.mark.parametrize("family", GENERAL)
+@pytest.mark.parametrize(
+    ("family", "hidden_size", "layers"),
+    sweep(list(product((16, 32, 64, 128), (1, 2))), telling=[(32, 1)]),  # the default model
+)
 def test_every_one_of_100_000_steps_is_that_of_float64(family: str, hidden_size: int, layers: int) -> None:
     assert_parity(model_of(family, hidden_size, layers), steps=100_000)
 
@@ -189,11 +196,8 @@ def test_any_number_of_inputs_and_outputs(sizes: tuple[int, int, int, int]) -> N
         inputs=tuple(f"u{i}" for i in range(inputs)), outputs=tuple(f"y{i}" for i in range(outputs)), dt=0.1
     )
     z = np.random.default_rng(2).normal(size=(30, 1, inputs + outputs)).astype(np.float32)
-    model = new_network("gru", spec, Scaling.of(z[:, 0], outputs), hidden_size=hidden_size, taps=taps)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
-    predictor = Compiled(Checkpoint(1, None, "gru", model.sizes, spec, model.tensors()), 1)
+    model = as_network(shaken(beginning("gru", z[:, 0], spec, hidden_size=hidden_size, taps=taps), by=0.1))
+    predictor = Compiled(checkpoint_of(model, spec=spec), 1)
     with torch.no_grad():
         wanted, _ = model(torch.from_numpy(z).transpose(0, 1), model.initial_state(1))
     found = np.stack([predictor.step(each)[0].copy() for each in z])
@@ -216,7 +220,7 @@ def test_a_sample_that_is_not_finite_shows_in_the_answer(family: str) -> None:
 def test_a_step_allocates_nothing() -> None:
     import tracemalloc
 
-    predictor = Compiled(checkpoint_of(model_of("gru", 32, 1)), 1)
+    predictor = Compiled(checkpoint_of(model_of("gru", 16, 1)), 1)
     predictor.step(predictor.sample)
     tracemalloc.start()
     try:

@@ -12,10 +12,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tests.models import new_network
+from tests.models import SIZES, SPEC, as_network, beginning, shaken
 from twin.errors import SpecError
 from twin.families import GENERAL, check_sizes, sizes_of, state_size, tensor_shapes
-from twin.messages import Spec
 from twin.models.network import Network
 from twin.models.opening import new_model
 from twin.models.scaling import Scaling
@@ -23,9 +22,7 @@ from twin.models.scaling import Scaling
 torch.set_num_threads(1)
 
 Array = npt.NDArray[Any]
-SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
-WINDOW = 5
-TAPS = 3
+WINDOW, TAPS = SIZES["window"], SIZES["taps"]
 
 
 def motor(steps: int, seed: int = 0) -> Array:
@@ -42,13 +39,9 @@ def motor(steps: int, seed: int = 0) -> Array:
 
 
 def model_of(family: str, layers: int = 1, randomised: bool = True) -> Network:
-    scaling = Scaling.of(motor(300), n_outputs=2)
-    model = new_network(family, SPEC, scaling, hidden_size=4, layers=layers, taps=TAPS, window=WINDOW, seed=1)
+    model = as_network(beginning(family, motor(300), seed=1, layers=layers))
     if randomised:
-        noise = torch.Generator().manual_seed(2)
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight.add_(0.2 * torch.randn(weight.shape, generator=noise))
+        shaken(model, seed=2)
     return model
 
 

@@ -13,22 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models import weights_of
+from tests.models import SPEC, beginning, checkpoint_of, shaken
 from twin.backends.opening import available_backends, open_predictor
 from twin.checkpoint import Checkpoint, load, save
 from twin.errors import BackendError, CheckpointError, SpecError
 from twin.families import FAMILIES, PHYSICAL, state_size
-from twin.messages import Spec
 from twin.models.network import Network
-from twin.models.opening import new_model, open_model
-from twin.models.scaling import Scaling
+from twin.models.opening import open_model
 from twin.predictor import Predictor
 
 torch.set_num_threads(1)
 
-SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
-WINDOW = 7
-TAPS = 3
 STEPS = 40
 TOLERANCE = 1e-6
 """Of a signal's largest value: float32 itself rounds at a sixteenth of that."""
@@ -73,17 +68,11 @@ class Case:
 
 
 def case_of(family: str, layers: int, backend: str) -> Case:
-    """A model whose every weight takes part: a new one has a readout of zeros, which would hide faults."""
     known = motor_samples(1)[0] if family in PHYSICAL else samples(1)[0]
-    scaling = Scaling.of(known, n_outputs=2)
-    model = new_model(family, SPEC, scaling, hidden_size=6, layers=layers, taps=TAPS, window=WINDOW, seed=3)
+    model = beginning(family, known, layers=layers)
     if family in PHYSICAL:
         model.fit(known)
-    noise = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for weight in weights_of(model):
-            weight.add_(0.2 * torch.randn(weight.shape, generator=noise))
-    return Case(model, Checkpoint(1, None, family, model.sizes, SPEC, model.tensors()), backend)
+    return Case(shaken(model), checkpoint_of(model), backend)
 
 
 @pytest.fixture(

@@ -40,6 +40,8 @@ from twin.kernels.kalman_reference import (
 from twin.kernels.motor import advance
 from twin.kernels.motor_reference import PARAMETERS
 
+REJECTED, UP, DOWN = 0, 2, 3  # places in `Filter.gates`; an array for each would cost a tenth of the time
+MISFIT, PAUSE, DIRECTION, JUMPS = 0, 2, 4, 5  # and in `Filter.fit`
 _INLINE: Final[dict[str, Any]] = {"fastmath": {"contract"}, "forceinline": True}
 
 
@@ -50,18 +52,13 @@ class Filter(NamedTuple):
     """(9,) i, ω, τ_L, θ."""
     cov: Any
     """(9, 9) their covariance."""
-    rejected: Any
-    """(2,) 1 where the last innovation, of current or speed, was an outlier that was left out."""
-    cusum: Any
-    """(2,) of the speed's normalised innovations, upwards and downwards."""
-    misfit: Any
-    """(2,) means of the normalised squares of current and speed, less 1."""
-    pause: Any
-    """(2,) seconds until the parameters may be widened again, for a misfit of each."""
-    direction: Any
-    """(1,) in which the motor turned last, 0 before the first sample."""
-    jumps: Any
-    """(1,) jumps of the load that the CUSUM found lately."""
+    gates: Any
+    """(4,) at `REJECTED` 1 where the last innovation, of current or speed, was an outlier that was left out;
+    at `UP` and `DOWN` the CUSUM of the speed's normalised innovations."""
+    fit: Any
+    """(6,) at `MISFIT` the means of the normalised squares of current and speed, less 1; at `PAUSE` seconds
+    until the parameters may be widened again, for a misfit of each; `DIRECTION` in which the motor turned
+    last, 0 before the first sample; `JUMPS` of the load that the CUSUM found lately."""
     p: Any
     """(8,) the parameters now, and the units of b and τ_c."""
     p0: Any
@@ -81,12 +78,8 @@ class Filter(NamedTuple):
 SHAPES: Final = Filter(
     x=(JOINT,),
     cov=(JOINT, JOINT),
-    rejected=(2,),
-    cusum=(2,),
-    misfit=(2,),
-    pause=(2,),
-    direction=(1,),
-    jumps=(1,),
+    gates=(4,),
+    fit=(6,),
     p=(PARAMETERS + 2,),
     p0=(PARAMETERS + 2,),
     noise=(4,),
@@ -115,8 +108,7 @@ def begin(k: Filter, current: float, speed: float) -> None:
     k.cov[:, :STATES] = 0.0
     k.cov[CURRENT, CURRENT], k.cov[SPEED, SPEED] = k.noise[0] * k.noise[0], k.noise[1] * k.noise[1]
     k.cov[LOAD, LOAD] = k.noise[3] * k.noise[3]
-    k.rejected[:] = 0.0
-    k.cusum[:] = 0.0
+    k.gates[:] = 0.0
 
 
 @njit(**_INLINE)
@@ -138,7 +130,7 @@ def _correct(k: Filter, n: int, h: int, e: float) -> None:
 @njit(**_INLINE)
 def measure(k: Filter, n: int, dt: float, current: float, speed: float) -> tuple[float, float]:
     """Take in a sample, for the first n states; the squares of its normalised innovations."""
-    x, cov, rejected, noise, p = k.x, k.cov, k.rejected, k.noise, k.p
+    x, cov, gates, noise, p = k.x, k.cov, k.gates, k.noise, k.p
     e, d = current - x[CURRENT], speed - x[SPEED]
     variance = cov[CURRENT, CURRENT] + noise[0] * noise[0]
     first, second = e * e / variance, d * d / (cov[SPEED, SPEED] + noise[1] * noise[1])
@@ -146,18 +138,18 @@ def measure(k: Filter, n: int, dt: float, current: float, speed: float) -> tuple
     # what a load that acts for one period does to the speed, and the speed to the current, about
     push = -dt / (p[3] + 0.5 * dt * p[2] * p[2] / p[0])
     pull = -p[2] / (p[0] + 2.0 * p[1] / dt)
-    periods = 1.0 + max(rejected[0], rejected[1])
+    periods = 1.0 + max(gates[REJECTED], gates[REJECTED + 1])
     explained = off and (e - pull * d) ** 2 <= GATE_SIGMA * GATE_SIGMA * variance
     jump = explained and abs(d) <= JUMP_LOADS * noise[3] * abs(push) * periods
     stands = x[SPEED] == 0.0 and cov[SPEED, SPEED] == 0.0
     if stands and (jump or not off):
-        _sum_up(k.cusum, d / noise[1])
-        if max(k.cusum[0], k.cusum[1]) > CUSUM_MOTION_SIGMA:
+        _sum_up(gates, d / noise[1])
+        if max(gates[UP], gates[DOWN]) > CUSUM_MOTION_SIGMA:
             begin(k, current, speed)
             x[LOAD] = p[2] * current - math.copysign(p[5], speed)
             return first, second
-    if (out or off) and not jump and rejected[0] == 0.0 and rejected[1] == 0.0:
-        rejected[0], rejected[1] = 1.0 if out else 0.0, 1.0 if off else 0.0
+    if (out or off) and not jump and gates[REJECTED] == 0.0 and gates[REJECTED + 1] == 0.0:
+        gates[REJECTED], gates[REJECTED + 1] = 1.0 if out else 0.0, 1.0 if off else 0.0
         return first, second
     if explained:
         spread, push = noise[3] * noise[3], push * periods
@@ -167,8 +159,8 @@ def measure(k: Filter, n: int, dt: float, current: float, speed: float) -> tuple
             cov[CURRENT, CURRENT] += e * e
         if out or off:
             cov[SPEED, SPEED] += d * d
-    rejected[0] = 1.0 if out and not jump else 0.0
-    rejected[1] = 1.0 if off and not jump else 0.0
+    gates[REJECTED] = 1.0 if out and not jump else 0.0
+    gates[REJECTED + 1] = 1.0 if off and not jump else 0.0
     if not stands:
         _look_for_jump(k, n, d / math.sqrt(cov[SPEED, SPEED] + noise[1] * noise[1]), pull, push, explained)
     _correct(k, n, CURRENT, e)
@@ -177,25 +169,25 @@ def measure(k: Filter, n: int, dt: float, current: float, speed: float) -> tuple
 
 
 @njit(**_INLINE)
-def _sum_up(cusum: Any, shift: float) -> None:
-    cusum[0] = max(cusum[0] + shift - CUSUM_SLACK_SIGMA, 0.0)
-    cusum[1] = max(cusum[1] - shift - CUSUM_SLACK_SIGMA, 0.0)
+def _sum_up(gates: Any, shift: float) -> None:
+    gates[UP] = max(gates[UP] + shift - CUSUM_SLACK_SIGMA, 0.0)
+    gates[DOWN] = max(gates[DOWN] - shift - CUSUM_SLACK_SIGMA, 0.0)
 
 
 @njit(**_INLINE)
 def _look_for_jump(k: Filter, n: int, shift: float, pull: float, push: float, explained: bool) -> None:
     """Take the speed's normalised innovation into the CUSUM, and widen what a jump found moves."""
-    cusum = k.cusum
-    if cusum[0] > CUSUM_JUMP_SIGMA or cusum[1] > CUSUM_JUMP_SIGMA:  # from a standstill that has ended
-        cusum[0] = cusum[1] = 0.0
-    _sum_up(cusum, shift)
-    if cusum[0] <= CUSUM_JUMP_SIGMA and cusum[1] <= CUSUM_JUMP_SIGMA:
+    gates = k.gates
+    if gates[UP] > CUSUM_JUMP_SIGMA or gates[DOWN] > CUSUM_JUMP_SIGMA:  # from a standstill that has ended
+        gates[UP] = gates[DOWN] = 0.0
+    _sum_up(gates, shift)
+    if gates[UP] <= CUSUM_JUMP_SIGMA and gates[DOWN] <= CUSUM_JUMP_SIGMA:
         return
-    cusum[0] = cusum[1] = 0.0
-    if not explained and (n == STATES or k.jumps[0] < FREQUENT_JUMPS):  # only who adapts has another way
+    gates[UP] = gates[DOWN] = 0.0
+    if not explained and (n == STATES or k.fit[JUMPS] < FREQUENT_JUMPS):  # only who adapts has another way
         _widen_load(k.cov, pull * push, push, k.noise[3] * k.noise[3])
     if n > STATES:
-        k.jumps[0] = min(k.jumps[0] + 1.0, 2.0 * FREQUENT_JUMPS)
+        k.fit[JUMPS] = min(k.fit[JUMPS] + 1.0, 2.0 * FREQUENT_JUMPS)
 
 
 @njit(**_INLINE)
@@ -253,8 +245,8 @@ def adapt(k: Filter, dt: float, v: float, current: float, speed: float) -> None:
         taken = max(before[j] - cov[STATES + j, STATES + j], 0.0)
         cov[STATES + j, STATES + j] += min(WALK_PER_ROOT_SEC[j] * WALK_PER_ROOT_SEC[j] * dt, taken)
     direction = 1.0 if k.x[SPEED] > 0.0 else -1.0
-    if direction != k.direction[0]:
-        k.direction[0] = direction
+    if direction != k.fit[DIRECTION]:
+        k.fit[DIRECTION] = direction
         wider = min(cov[DRY, DRY] + REVERSAL_WALK * REVERSAL_WALK, WIDENED_STD[5] * WIDENED_STD[5])
         cov[DRY, DRY] = max(cov[DRY, DRY], wider)
     _doubt(k, dt, first, second)
@@ -265,15 +257,15 @@ def adapt(k: Filter, dt: float, v: float, current: float, speed: float) -> None:
 @njit(**_INLINE)
 def _doubt(k: Filter, dt: float, first: float, second: float) -> None:
     """Widen the parameters where the squares of innovations say for longer that the model no longer fits."""
-    cov, misfit, pause, jumps = k.cov, k.misfit, k.pause, k.jumps
-    jumps[0] -= jumps[0] * min(max(dt / JUMP_MEMORY_SEC, 1.0 / JUMP_MEMORY_SAMPLES), 1.0)
+    cov, fit = k.cov, k.fit
+    fit[JUMPS] -= fit[JUMPS] * min(max(dt / JUMP_MEMORY_SEC, 1.0 / JUMP_MEMORY_SAMPLES), 1.0)
     for h in range(2):
         weight = MISFIT_WEIGHT[0] if h == 0 else min(MISFIT_WEIGHT[1], dt / SPEED_MISFIT_MEMORY_SEC)
-        misfit[h] += weight * (min(first if h == 0 else second, MAX_SQUARE) - 1.0 - misfit[h])
-        pause[h] -= dt
-        unfit = misfit[h] > MISFIT_SQUARE[h] - 1.0 or (h == SPEED and jumps[0] > FREQUENT_JUMPS)
-        if unfit and pause[h] <= 0.0:
-            pause[h] = WIDENING_PAUSE_SEC
+        fit[MISFIT + h] += weight * (min(first if h == 0 else second, MAX_SQUARE) - 1.0 - fit[MISFIT + h])
+        fit[PAUSE + h] -= dt
+        unfit = fit[MISFIT + h] > MISFIT_SQUARE[h] - 1.0 or (h == SPEED and fit[JUMPS] > FREQUENT_JUMPS)
+        if unfit and fit[PAUSE + h] <= 0.0:
+            fit[PAUSE + h] = WIDENING_PAUSE_SEC
             for j in range(3 * h, 3 * h + 3):
                 wide = WIDENED_STD[j] * WIDENED_STD[j]
                 cov[STATES + j, STATES + j] = max(cov[STATES + j, STATES + j], wide)

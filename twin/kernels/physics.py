@@ -20,7 +20,7 @@ import numpy.typing as npt
 from numba import carray, njit, types
 
 from twin.kernels.cache import kept
-from twin.kernels.kalman import SHAPES, Filter, adapt, begin, follow
+from twin.kernels.kalman import DOWN, SHAPES, UP, Filter, adapt, begin, follow
 from twin.kernels.kalman_reference import CURRENT, JOINT, SPEED, STATES, WALK_PER_ROOT_SEC, WIDENED_STD
 from twin.kernels.motor_reference import PARAMETERS
 from twin.kernels.vectors import doubles, integer, pointer
@@ -95,7 +95,7 @@ def _places(shapes: Iterable[tuple[int, ...]]) -> list[int]:
     return [0, *accumulate(math.prod(shape) for shape in shapes)]
 
 
-ROW: Final = Row(*_places([*SHAPES[: Row._fields.index("joint")], (), ()]))
+ROW: Final = Row(*_places([SHAPES.x, SHAPES.cov, *[(2,)] * 4, (), (), SHAPES.p, (), ()]))
 KNOWN: Final = Known(
     *_places([SHAPES.p0, SHAPES.noise, (STATES,), (), (), (), *SHAPES[SHAPES._fields.index("new") :]])
 )
@@ -111,8 +111,8 @@ def _round(k: Filter, scale: Any) -> None:
             unit = scale[a] * scale[b]
             k.cov[a, b] = np.float64(np.float32(k.cov[a, b] / unit)) * unit
             k.cov[b, a] = k.cov[a, b]
-    for a in range(2):
-        k.cusum[a] = np.float64(np.float32(k.cusum[a]))
+    k.gates[UP] = np.float64(np.float32(k.gates[UP]))
+    k.gates[DOWN] = np.float64(np.float32(k.gates[DOWN]))
 
 
 @njit(**_INLINE)
@@ -120,12 +120,8 @@ def _filter(row: Any, known: Any) -> Filter:
     return Filter(
         row[ROW.x : ROW.cov],
         row[ROW.cov : ROW.rejected].reshape(JOINT, JOINT),
-        row[ROW.rejected : ROW.cusum],
-        row[ROW.cusum : ROW.misfit],
-        row[ROW.misfit : ROW.pause],
-        row[ROW.pause : ROW.direction],
-        row[ROW.direction : ROW.jumps],
-        row[ROW.jumps : ROW.p],
+        row[ROW.rejected : ROW.misfit],
+        row[ROW.misfit : ROW.p],
         row[ROW.p : ROW.joint],
         known[KNOWN.p0 : KNOWN.noise],
         known[KNOWN.noise : KNOWN.scale],
