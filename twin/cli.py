@@ -20,7 +20,8 @@ from rich.markup import escape
 
 from twin.config import SECTIONS, Config, load
 from twin.errors import ConfigError, RecordingError, TwinError
-from twin.families import FAMILIES
+from twin.families import AUTO, FAMILIES
+from twin.models import own
 from twin.service.plant import Floor, Source
 from twin.supervisor import USER_ERROR, die_with_supervisor
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from simulators.recorded import Recording
     from twin.service.prepare import Work
 
-OFFLINE: Final = ("auto", *FAMILIES)
+OFFLINE: Final = (AUTO, *FAMILIES)
 """What `twin fit` can find."""
 
 COMPILED_FOR: Final = frozenset(
@@ -50,11 +51,16 @@ _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def _command(
-    *sections: str, only: Collection[str] = (), without: Collection[str] = (), hidden: bool = False
+    *sections: str,
+    only: Collection[str] = (),
+    without: Collection[str] = (),
+    opens: bool = False,
+    hidden: bool = False,
 ) -> Callable[[Callable[[Config], None]], None]:
     """Make a function of a Config a command with an option for every setting of these sections.
 
-    `only` leaves some of them, `without` all others. The options, their types, their help and their defaults
+    `only` leaves some of them, `without` all others. A command that `opens` models takes the file of one of
+    the user's own, by --model. The options, their types, their help and their defaults
     come from `twin.config`, so that a setting is stated once.
     """
 
@@ -66,12 +72,18 @@ def _command(
             if name not in without and (not only or name in only)
         }
 
+        if opens:
+            owner["model"] = "trainer"
+
         def command(config: Path | None = None, **given: Any) -> None:
             chosen: dict[str, dict[str, Any]] = {}
             for name, value in given.items():
                 if value not in (None, []):
                     chosen.setdefault(owner[name], {})[name] = value
-            function(load(config, **chosen))
+            settings = load(config, **chosen)
+            if "model" in owner:
+                own.named(settings.trainer.model)  # a file with a class is read here, and a mistake shows
+            function(settings)
 
         help_of_config = "Settings from this TOML file; options given here come before it."
         parameters = [_parameter("config", Optional[Path], help_of_config, None, "Settings")]  # noqa: UP045
@@ -110,7 +122,7 @@ def simulate(config: Config) -> None:
     publish(config, open_plant(config))
 
 
-@_command("bus", "twin", without=("trainer_endpoint",))
+@_command("bus", "twin", without=("trainer_endpoint",), opens=True)
 def predict(config: Config) -> None:
     """Answer every sample of a source with a prediction of the next."""
     from twin.service import twin
@@ -128,7 +140,7 @@ def train(config: Config) -> None:
     trainer.train(config)
 
 
-@_command("bus", "twin", "report", without=("forecast_endpoint", "await_subscribers", "realtime"))
+@_command("bus", "twin", "report", without=("forecast_endpoint", "await_subscribers", "realtime"), opens=True)
 def watch(config: Config) -> None:
     """Show a source live, and measure how its twin does."""
     from twin.service import run
@@ -136,7 +148,7 @@ def watch(config: Config) -> None:
     run.watch(config)
 
 
-@_command("bus", "twin", "report", hidden=True)
+@_command("bus", "twin", "report", opens=True, hidden=True)
 def monitor(config: Config) -> None:
     """Measure a source without showing it; what `twin watch` and `twin run` start beside themselves."""
     from twin.service import monitor
@@ -230,6 +242,7 @@ def forecast(
     ] = "",
     plant_endpoint: Annotated[str, typer.Option(help="Where the plant publishes.")] = "",
     forecast_endpoint: Annotated[str, typer.Option(help="Where the twin is asked.")] = "",
+    model: Annotated[str, typer.Option(help="FILE.py:CLASS of a model of your own.")] = AUTO,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of a table.")
     ] = False,
@@ -239,6 +252,7 @@ def forecast(
     Asks the twin that runs. Where none does, or --run-dir names another model, it listens for one window,
     warms the newest model's hidden state with it, and runs it free.
     """
+    own.named(model)
     from simulators.signals import signal as parse
     from twin.service import forecast
 
@@ -288,8 +302,9 @@ def fit(
     from twin.service import fit as service
 
     seconds = service.seconds(budget)
-    if model not in OFFLINE:
-        raise ConfigError(f"--model {model}: it is one of {', '.join(OFFLINE)}")
+    if model not in OFFLINE and ":" not in model:
+        raise ConfigError(f"--model {model}: it is one of {', '.join(OFFLINE)}, or FILE.py:CLASS")
+    own.named(model)
     recordings = [_recording(file, _names(inputs), _names(outputs), dt) for file in files]
     spec = recordings[0].spec
     for file, other in zip(files, recordings, strict=True):
@@ -336,6 +351,7 @@ def evaluate(
         Optional[Path],  # noqa: UP045
         typer.Option("--plot", help="Draw into this directory."),
     ] = None,
+    model: Annotated[str, typer.Option(help="FILE.py:CLASS of a model of your own.")] = AUTO,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of a table.")
     ] = False,
@@ -344,6 +360,7 @@ def evaluate(
     from twin.evaluation import evaluate
     from twin.service import evaluate as service
 
+    own.named(model)
     checkpoint = service.open_run(run)
     spec = checkpoint.spec
     columns = _names(inputs) or list(spec.inputs), _names(outputs) or list(spec.outputs)
