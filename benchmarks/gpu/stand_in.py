@@ -70,10 +70,10 @@ class OnDevice(Tensor):
         return True
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type:
-    ignore[override]
-        """Any operation with numbers of the device in it: on the CPU's, and noted where a graph is
-        captured."""
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Any operation with numbers of the device in it: done on the CPU, noted where a graph is captured."""
         kwargs = dict(kwargs or {})
         to_host = "device" in kwargs and torch.device(kwargs.pop("device") or DEVICE).type == "cpu"
         _refuse(func, args, kwargs, to_host)
