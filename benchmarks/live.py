@@ -29,7 +29,7 @@ from twin.config import TrainerConfig, TwinConfig
 from twin.messages import Sample, Spec
 from twin.predictor import open_predictor
 from twin.service.trainer import rehearse
-from twin.service.twin import LOOK
+from twin.service.twin import LOOK_SEC
 from twin.trainer import Trainer
 from twin.twin import Twin
 
@@ -142,7 +142,7 @@ class Live:
             verdict = trainer.accept()
             if verdict.passed:
                 self.checkpoints.append(trainer.checkpoint(verdict))
-                self._arriving.append((self._busy + LOOK / self.spec.dt, self.checkpoints[-1]))
+                self._arriving.append((self._busy + LOOK_SEC / self.spec.dt, self.checkpoints[-1]))
             figures = {"at": self.k * self.spec.dt, "s": time.thread_time() - start}
             self.refits.append(figures | {"accepted": verdict.passed, "figures": verdict.figures})
             yield False

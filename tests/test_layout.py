@@ -16,7 +16,7 @@ LAYERS: list[set[str]] = [
     {"twin.window", "twin.history", "twin.pacer", "twin.address", "twin.bus", "twin.recording"},
     {"twin.models", "twin.manifest", "twin.checkpoint", "twin.predictor", "twin.backends", "twin.kernels"},
     {
-        "twin.watch",
+        "twin.detection",
         "twin.forecast",
         "twin.twin",
         "twin.trainer",
@@ -58,7 +58,7 @@ SIMULATORS_MAY_KNOW = {
 }
 PURE = {
     "twin.twin",
-    "twin.watch",
+    "twin.detection",
     "twin.forecast",
     "twin.trainer",
     "twin.trial",
