@@ -15,11 +15,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from twin.bus import Answerer
 from twin.errors import MessageError, SpecError, TwinError
 from twin.forecast import Present
 from twin.messages import Reply, Request, Scenario, Spec, pack, packed, request_in
 from twin.realtime import stay_ordinary
+from twin.requests import Answerer
 from twin.twin import Twin
 
 LISTEN_SEC: Final = 0.1  # s between two looks whether it is over

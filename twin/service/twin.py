@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from twin import service
-from twin.bus import Answerer, Publisher, Subscriber
+from twin.bus import Publisher, Subscriber
 from twin.changes import Changes, as_message
 from twin.checkpoint import Checkpoint, load, newest, numbers, path_of
 from twin.config import Config, TwinConfig
@@ -22,6 +22,7 @@ from twin.errors import CheckpointError
 from twin.messages import Message, Prediction, Sample, Spec, topic
 from twin.predictor import Predictor, load_backend, open_predictor
 from twin.realtime import become_realtime, collect, keep_forever, stay_ordinary
+from twin.requests import Answerer
 from twin.service.forecaster import Forecaster
 from twin.twin import Twin
 
