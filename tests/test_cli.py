@@ -21,8 +21,8 @@ import typer
 
 from twin.checkpoint import Checkpoint, save
 from twin.cli import app
+from twin.families import sizes_of, tensor_shapes
 from twin.messages import Spec
-from twin.models import sizes_of, tensor_shapes
 
 pytestmark = pytest.mark.timeout(300)  # thirty starts of Python, on a machine that may be busy
 

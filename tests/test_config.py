@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from twin.backends.opening import BACKENDS
 from twin.config import SECTIONS, Config, load
 from twin.errors import ConfigError, TwinError
-from twin.models import FAMILIES
-from twin.predictor import BACKENDS
+from twin.families import FAMILIES
 
 
 def written(folder: Path, text: str, name: str = "settings.toml") -> Path:

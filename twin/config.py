@@ -29,6 +29,7 @@ from pydantic_settings import (
 from twin.address import endpoint
 from twin.errors import ConfigError
 from twin.messages import MAX_NAME, check_source
+from twin.unused import refuse_unused
 
 
 class Section(BaseModel):
@@ -55,7 +56,7 @@ class BusConfig(Section):
     """Run as fast as the slowest process reads, instead of in real time. Nothing is lost. All processes of a
     source must agree on it."""
     await_subscribers: int = Field(0, ge=0)
-    """Begin when so many programs listen, after 15 s at the latest."""
+    """Begin when so many programs listen (for `twin run`, beside its own), after 30 s at the latest."""
 
     def endpoint(self, publisher: str) -> str:
         """The endpoint of one of `twin.address.ENDPOINTS`: as set, or the default."""
@@ -206,7 +207,8 @@ def load(path: Path | None, **sections: dict[str, Any]) -> Config:
     """Settings from a TOML (or JSON) file, overridden by `sections`; the source's name filled in.
 
     Raises:
-        ConfigError: a file that cannot be read, an unknown key or a value out of range.
+        ConfigError: a file that cannot be read, an unknown key, a value out of range, or a setting that
+            would have no effect.
     """
     source: dict[str, Any] = {}
     if path is not None:
@@ -227,7 +229,9 @@ def load(path: Path | None, **sections: dict[str, Any]) -> Config:
         raise ConfigError(f"{path}: {error}") from None
     name = config.bus.source or _default_source(config.plant)
     bus = config.bus.model_copy(update={"source": check_source(name)})
-    return Config.model_construct(**{**dict(config), "bus": bus})
+    found = Config.model_construct(**{**dict(config), "bus": bus})
+    refuse_unused(found)
+    return found
 
 
 def _default_source(plant: PlantConfig) -> str:

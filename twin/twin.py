@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint, check_plant
 from twin.detection import Alarm, Detection
 from twin.errors import SpecError
@@ -31,7 +32,7 @@ from twin.frames import Frames
 from twin.handover import HandOver
 from twin.kernels.detection import ALL, NOTHING, RESIDUAL, WIDTH
 from twin.messages import UNSET, Prediction, Sample, Spec, UnsetType, check_spec, pack
-from twin.predictor import Predictor, open_predictor
+from twin.predictor import Predictor
 from twin.window import Window
 
 
