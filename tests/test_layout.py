@@ -15,14 +15,24 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS: list[set[str]] = [
     {"twin.errors", "twin.messages", "twin.metrics"},
-    {"twin.window", "twin.history", "twin.pacer", "twin.address", "twin.bus", "twin.recording"},
+    {
+        "twin.window",
+        "twin.history",
+        "twin.pacer",
+        "twin.address",
+        "twin.bus",
+        "twin.requests",
+        "twin.recording",
+    },
     {"twin.families"},
     {"twin.kernels"},
     {"twin.manifest", "twin.checkpoint"},
     {"twin.models"},
     {"twin.predictor", "twin.backends"},
     {
-        "twin.watch",
+        "twin.detection",
+        "twin.frames",
+        "twin.handover",
         "twin.forecast",
         "twin.twin",
         "twin.trainer",
@@ -71,7 +81,9 @@ SIMULATORS_MAY_KNOW = {
 }
 PURE = {
     "twin.twin",
-    "twin.watch",
+    "twin.detection",
+    "twin.frames",
+    "twin.handover",
     "twin.forecast",
     "twin.trainer",
     "twin.validation",
@@ -183,7 +195,8 @@ def test_twin_and_trainer_know_no_socket_clock_thread_or_file(module: str) -> No
 
 @pytest.mark.parametrize(("library", "owner"), [("zmq", "twin.bus"), ("msgspec", "twin.messages")])
 def test_a_library_has_one_owner(library: str, owner: str) -> None:
-    allowed = {owner, "twin.bus", "twin.checkpoint", "twin.manifest"} if library == "msgspec" else {owner}
+    others = {"msgspec": {"twin.bus", "twin.checkpoint", "twin.manifest"}, "zmq": {"twin.requests"}}
+    allowed = {owner, *others[library]}
     for module, path in MODULES.items():
         if any(name.split(".")[0] == library for name in imports(path)):
             assert module in allowed, f"{library} belongs to {owner}"
