@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import itertools
-import json
-import math
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Optional, get_args, get_origin
+from typing import Annotated, Any, Final, Optional, get_args, get_origin
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from twin.cli.models import console as _console
@@ -23,16 +17,10 @@ from twin.cli.models import errors as _errors
 from twin.cli.models import evaluate, fit, forecast
 from twin.cli.plant import open_plant, works
 from twin.config import SECTIONS, Config
-from twin.errors import ConfigError, RecordingError, TwinError
-from twin.families import AUTO, FAMILIES
+from twin.errors import ConfigError, TwinError
 from twin.models import own
-from twin.service.plant import Floor, Source
 from twin.settings import load
 from twin.supervisor import USER_ERROR, die_with_supervisor
-
-if TYPE_CHECKING:
-    from simulators.recorded import Recording
-    from twin.service.prepare import Work
 
 COMPILED_FOR: Final = frozenset(
     {"plant", "file", "inputs", "outputs", "dt", "backend"}
