@@ -1,27 +1,40 @@
 """`python -m benchmarks NAME`: one benchmark, or `all`; each beside its limit or its rival in the same run.
 
-A benchmark is a module of its name beside this file, imported only when it is asked for. It offers `measure`,
-`table`, and `plot` where a picture says more, as `Benchmark` states.
+A benchmark is a module, imported only when it is asked for. It offers `measure`, `table`, and `plot` where a
+picture says more, as `benchmarks.result.Benchmark` states.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
 import shlex
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from twin.errors import BackendError, ConfigError, TwinError
 
-NAMES: Final = ("step", "activations", "chain", "swap", "refit", "fidelity", "simulate", "startup")
+if TYPE_CHECKING:
+    from benchmarks.result import Benchmark
+
+MODULES: Final = {
+    "step": "benchmarks.step.benchmark",
+    "activations": "benchmarks.step.activations",
+    "chain": "benchmarks.chain.benchmark",
+    "swap": "benchmarks.chain.swap",
+    "refit": "benchmarks.refit",
+    "fidelity": "benchmarks.fidelity.benchmark",
+    "simulate": "benchmarks.simulate",
+    "startup": "benchmarks.startup",
+}
+NAMES: Final = tuple(MODULES)
+"""In the order of `all`."""
 DEVICES: Final = ("cpu", "cuda")
 ON_DEVICES: Final = ("step",)
 """Benchmarks that have a choice of the device."""
@@ -33,17 +46,6 @@ INTERRUPTED: Final = 130  # as a shell counts Ctrl-C
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
-
-
-class Benchmark(Protocol):
-    """What a module offers; it may also have `plot(result, folder) -> list[Path]`, which draws."""
-
-    def measure(self, console: Console, *, quick: bool) -> dict[str, Any]:
-        """Plain data, with a `summary` of the figures that matter; of `ON_DEVICES`, it takes `device` too,
-        of `WITH_DATA` the recordings' directory, `data`."""
-
-    def table(self, result: dict[str, Any]) -> RenderableType:
-        """What `measure` returned, for people."""
 
 
 @app.command(no_args_is_help=True)
@@ -125,6 +127,7 @@ def run(
         TwinError: it is not there, or lacks something.
     """
     from benchmarks.machine import in_words, label, machine, stolen_percent
+    from benchmarks.result import write
 
     module = load(name)
     console = Console()
@@ -134,18 +137,18 @@ def run(
     options |= {"data": data} if name in WITH_DATA else {}
     result = module.measure(console, quick=quick, **options)
     after = machine()
-    console.print(module.table(result))
-    console.print(summary_table(result["summary"]))
+    console.print(module.table(result.details))
+    console.print(summary_table(result.summary))
     if (stolen := stolen_percent(before, after)) > STOLEN:
         console.print(f"[yellow]{stolen:.0f} % of the machine's time went to others: repeat on a quiet one")
     if file is not None:
         target = file / f"{name}-{label(before)}.json" if file.is_dir() else file
         command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
         header = {"name": name, "quick": quick, "command": command, "machine": before, "after": after}
-        target.write_text(json.dumps(header | result, indent=2) + "\n")
+        write(target, header, result)
         console.print(f"figures: {target}", soft_wrap=True)
     if folder is not None and (plot := getattr(module, "plot", None)) is not None:
-        for picture in plot(result, folder):
+        for picture in plot(result.details, folder):
             console.print(f"picture: {picture}", soft_wrap=True)
 
 
@@ -155,11 +158,12 @@ def load(name: str) -> Benchmark:
     Raises:
         BackendError: it is not there, or needs a package that is not installed.
     """
+    module = MODULES[name]
     try:
-        return cast(Benchmark, importlib.import_module(f"benchmarks.{name}"))
+        return cast("Benchmark", importlib.import_module(module))
     except ModuleNotFoundError as error:
-        if error.name == f"benchmarks.{name}":
-            raise BackendError(f"benchmarks/{name}.py is missing") from None
+        if error.name == module:
+            raise BackendError(f"{module.replace('.', '/')}.py is missing") from None
         advice = "pip install --editable '.[bench]' brings all that benchmarks need"
         raise BackendError(f"{name} needs {error.name}; {advice}") from None
 

@@ -1,12 +1,15 @@
 """`refit`: time and result of one refit, with 1 and 2 threads, each in a process of its own.
 
-- `Trainer`: one `twin.trainer.Trainer.refit` with its default settings, on 60 s of the default motor with
-  noise and load, from an incumbent that the same data made; judged, as always, on samples that come later.
+- `Trainer`: one `twin.trainer.Trainer.refit` of a GRU, all else by default, on 60 s of the default motor with
+  noise and load, from an incumbent that the same data made; judged, as always, on samples that come later. A
+  network is asked for by name: the family that `auto` takes for a motor has no gradients, and nothing here to
+  compare.
 - `anchor`: a fixed amount of plain work for comparison with other ways to do it: 200 steps of Adam on 32
   windows of 200 samples, a GRU of 32 units and a linear readout that learn the next increment.
 
 Both as the trainer does it, through the compiled passes, and by eager torch: for the anchor a plain
-`nn.GRU(3, 32)` and `nn.Linear`, of which the compiled one has the first weights.
+`nn.GRU(3, 32)` and `nn.Linear`, of which the compiled one has the first weights. While the clock runs, the
+passes of either kind are counted, and a refit that ran by others than it should is an error, not a figure.
 
 Speed-ups over eager torch are ratios of the CPU's time with one thread: what the clock shows on a machine
 that has nothing else to do, and nearly that on one that has.
@@ -24,17 +27,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import patch
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.bars import bars
+from benchmarks.result import Result
 from benchmarks.rounds import interleave, median_of, median_ratio
+from benchmarks.subject import Subject, certain
 from simulators import SensorNoise, default_load, default_voltage, motor, signal, simulate
 from twin.errors import TwinError
 from twin.messages import Sample
@@ -47,6 +55,12 @@ THREADS: Final = (1, 2)
 ROUNDS: Final = 3
 WINDOWS: Final = 32  # of the anchor's work
 LENGTH: Final = 200  # samples of each
+
+FAMILY: Final = "gru"
+COMPILED, TORCH = "compiled passes", "eager torch"
+"""How a network is trained."""
+BUSY: Final = 1.1
+"""CPU time over time, for each thread, beyond which more threads were at work than were allowed."""
 
 Size = dict[str, int]
 """seconds of data, steps of a refit, steps of the anchor's work."""
@@ -62,18 +76,73 @@ def stream(seconds: float) -> list[Sample]:
     return list(simulate(plant, voltage=voltage, load=load, dt=DT, duration=seconds, noise=noise))
 
 
-def trainer_refit(size: Size, *, compiled: bool = True) -> dict[str, float]:
+@dataclass
+class Passes:
+    """Forward passes through time that were made since this was begun, by what made them."""
+
+    compiled: int = 0
+    torch: int = 0
+
+    def subject(self, family: str, steps: int) -> Subject:
+        """What trained a network in so many steps of its optimiser, with so many of torch's threads.
+
+        Raises:
+            TwinError: neither way made as many passes as there were steps, or both did.
+        """
+        import torch
+
+        ways = {COMPILED: self.compiled >= steps, TORCH: self.torch >= steps}
+        if sum(ways.values()) != 1:
+            raise TwinError(
+                f"{self.compiled} compiled passes and {self.torch} of torch's in {steps} steps: "
+                "it is not certain what was measured"
+            )
+        return Subject(family, next(way for way, did in ways.items() if did), torch.get_num_threads())
+
+
+@contextmanager
+def counted(compiled: bool) -> Iterator[Passes]:
+    """Networks in training run by the compiled passes, or all by torch; and how many passes each of them
+    makes."""
+    import torch
+
+    from twin.models.recurrent import Recurrent
+    from twin.models.through_time import ThroughTime
+
+    passes = Passes()
+    decide, apply, forward = Recurrent.compiled, ThroughTime.apply, torch.nn.GRU.forward
+
+    def chosen(core: Recurrent, x: torch.Tensor) -> bool:
+        return compiled and decide(core, x)
+
+    def through_time(*arguments: Any) -> Any:
+        passes.compiled += 1
+        return apply(*arguments)  # type: ignore[no-untyped-call]
+
+    def by_torch(net: torch.nn.GRU, *arguments: Any) -> Any:
+        passes.torch += 1
+        return forward(net, *arguments)
+
+    with (
+        patch.object(Recurrent, "compiled", chosen),
+        patch.object(ThroughTime, "apply", through_time),
+        patch.object(torch.nn.GRU, "forward", by_torch),
+    ):
+        yield passes
+
+
+def trainer_refit(size: Size, *, compiled: bool = True) -> tuple[dict[str, float], Subject]:
     """One refit from an incumbent: seconds, and errors over the incumbent's on later samples."""
+    with counted(compiled) as passes:
+        return _trainer_refit(size, passes)
+
+
+def _trainer_refit(size: Size, passes: Passes) -> tuple[dict[str, float], Subject]:
     from twin.config import TrainerConfig, TwinConfig
-    from twin.models.model import Model
     from twin.trainer import Trainer
 
-    class Chosen(Trainer):
-        def _begin(self, end: int) -> Model:
-            return super()._begin(end).train(compiled)
-
-    config = TrainerConfig(steps=size["steps"], history=size["seconds"])
-    trainer = Chosen(motor().spec(DT), config, TwinConfig().window)
+    config = TrainerConfig(model=FAMILY, steps=size["steps"], history=size["seconds"])
+    trainer = Trainer(motor().spec(DT), config, TwinConfig().window)
     samples = stream(size["seconds"] + config.period)
     later = len(samples) - round(config.period / DT)
     for sample in samples[:later]:
@@ -84,20 +153,29 @@ def trainer_refit(size: Size, *, compiled: bool = True) -> dict[str, float]:
         raise TwinError(f"there is no incumbent to refit: {verdict.text}")
     for sample in samples[later:]:
         trainer.observe(sample)
+    passes.compiled = passes.torch = 0
     start, begun = time.perf_counter(), time.process_time()
     for _ in trainer.refit():
         pass
     seconds, cpu = time.perf_counter() - start, time.process_time() - begun
+    assert trainer.candidate is not None
+    subject = passes.subject(trainer.candidate.family, size["steps"])
     verdict = trainer.accept()
     ratios = {name: verdict.figures[name] for name in ("one_step_ratio", "free_run_ratio")}
-    return {"s": seconds, "cpu_s": cpu, "ms_per_step": 1e3 * seconds / size["steps"], **ratios}
+    return {"s": seconds, "cpu_s": cpu, "ms_per_step": 1e3 * seconds / size["steps"], **ratios}, subject
 
 
-def anchor_refit(size: Size, *, compiled: bool = True) -> dict[str, float]:
+def anchor_refit(size: Size, *, compiled: bool = True) -> tuple[dict[str, float], Subject]:
     """The fixed work: seconds, and errors over those of persistence on later samples."""
+    with counted(compiled) as passes:
+        return _anchor_refit(size, compiled, passes)
+
+
+def _anchor_refit(size: Size, compiled: bool, passes: Passes) -> tuple[dict[str, float], Subject]:
     import torch
     from torch import nn
 
+    from twin.families import Cell
     from twin.models.recurrent import Recurrent
 
     spec, steps = motor().spec(DT), size["anchor_steps"]
@@ -116,7 +194,7 @@ def anchor_refit(size: Size, *, compiled: bool = True) -> dict[str, float]:
     (x, wanted), (x_later, wanted_later) = windows(0, seen), windows(seen, len(z))
     torch.manual_seed(1)
     net, readout = nn.GRU(3, 32, batch_first=True), nn.Linear(32, 2)
-    ours, state = Recurrent("gru", 3, 2, 32, layers=1, taps=1), torch.zeros(WINDOWS, 32)
+    ours, state = Recurrent(Cell.GRU, 3, 2, 32, layers=1, taps=1), torch.zeros(WINDOWS, 32)
     ours.net.load_state_dict(net.state_dict())
     with torch.no_grad():
         ours.readout.weight[:, :32], ours.readout.bias[:] = readout.weight, readout.bias
@@ -129,6 +207,7 @@ def anchor_refit(size: Size, *, compiled: bool = True) -> dict[str, float]:
         return found
 
     answers(x).sum().backward()  # type: ignore[no-untyped-call]  # compiles, or loads what was compiled
+    passes.compiled = passes.torch = 0
     start, begun = time.perf_counter(), time.process_time()
     for _ in range(steps):
         optimiser.zero_grad(set_to_none=True)
@@ -136,10 +215,11 @@ def anchor_refit(size: Size, *, compiled: bool = True) -> dict[str, float]:
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     seconds, cpu = time.perf_counter() - start, time.process_time() - begun
+    subject = passes.subject("gru", steps)
     with torch.no_grad():  # persistence answers no change
         error = (answers(x_later) - wanted_later).square().mean() / wanted_later.square().mean()
     figures = {"s": seconds, "cpu_s": cpu, "ms_per_step": 1e3 * seconds / steps}
-    return figures | {"one_step_ratio": float(error.sqrt())}
+    return figures | {"one_step_ratio": float(error.sqrt())}, subject
 
 
 def _without_direct_term(gradient: torch.Tensor) -> torch.Tensor:
@@ -149,8 +229,8 @@ def _without_direct_term(gradient: torch.Tensor) -> torch.Tensor:
     return gradient
 
 
-EAGER: Final = ", eager torch"
-WORK: Final[dict[str, Callable[[Size], dict[str, float]]]] = {
+EAGER: Final = f", {TORCH}"
+WORK: Final[dict[str, Callable[[Size], tuple[dict[str, float], Subject]]]] = {
     "Trainer": trainer_refit,
     "Trainer" + EAGER: partial(trainer_refit, compiled=False),
     "anchor": anchor_refit,
@@ -158,11 +238,16 @@ WORK: Final[dict[str, Callable[[Size], dict[str, float]]]] = {
 }
 
 
+def wanted(work: str, threads: int) -> Subject:
+    """What a work is meant to measure."""
+    return Subject(FAMILY, TORCH if work.endswith(EAGER) else COMPILED, threads)
+
+
 def in_a_process(work: str, threads: int, size: Size) -> dict[str, float]:
     """Do it in a new process: how many threads torch has is settled once in each.
 
     Raises:
-        TwinError: it failed.
+        TwinError: it failed, or measured something else.
     """
     code = f"from benchmarks.refit import answer; answer({work!r}, {threads}, {size})"
     names = (f"{library}_NUM_THREADS" for library in ("OMP", "OPENBLAS", "MKL"))
@@ -183,21 +268,29 @@ def in_a_process(work: str, threads: int, size: Size) -> dict[str, float]:
         words.seek(0)
         if process.returncode:
             raise TwinError(f"{work} with {threads} threads failed: {words.read().decode().strip()}")
-    return {name: float(value) for name, value in json.loads(figures).items()}
+    told = json.loads(figures)
+    certain(Subject(**told["subject"]), wanted(work, threads))
+    found = {name: float(value) for name, value in told["figures"].items()}
+    if found["cpu_s"] > BUSY * threads * found["s"]:
+        raise TwinError(f"{work} kept {found['cpu_s'] / found['s']:.1f} cores busy, with {threads} allowed")
+    return found
 
 
 def answer(name: str, threads: int, size: Size) -> None:
-    """What that process does: print the figures."""
+    """What that process does: print the figures, and whose they are."""
     import torch
 
     torch.set_num_threads(threads)
-    print(json.dumps(WORK[name](size)))
+    figures, subject = WORK[name](size)
+    print(json.dumps({"figures": figures, "subject": asdict(subject)}))
 
 
-def measure(console: Console, *, quick: bool) -> dict[str, Any]:
+def measure(console: Console, *, quick: bool) -> Result:
     """Every work with every number of threads, in interleaved rounds."""
     rounds, size = (1, QUICK) if quick else (ROUNDS, FULL)
-    turns = {_title(name, n): partial(in_a_process, name, n, size) for name in WORK for n in THREADS}
+    # torch's loops on two threads are nobody's choice, and take minutes where others want a core, too
+    works = [(name, n) for name in WORK for n in THREADS if n == 1 or not name.endswith(EAGER)]
+    turns = {_title(name, n): partial(in_a_process, name, n, size) for name, n in works}
     found = interleave(turns, rounds, console, "refit")
     middle = {name: median_of(each) for name, each in found.items()}
     summary: dict[str, float] = {}
@@ -215,7 +308,8 @@ def measure(console: Console, *, quick: bool) -> dict[str, Any]:
         error = median_ratio(found[ours], found[eager], "one_step_ratio")
         summary[f"{prefix}_error_vs_torch"] = error
     summary["refit_free_run_ratio"] = middle[_title("Trainer", 1)]["free_run_ratio"]
-    return {"size": size, "rounds": found, "median": middle, "summary": summary}
+    subjects = {_title(name, n): wanted(name, n) for name, n in works}  # of which each was certain
+    return Result(summary, subjects, {"size": size, "rounds": found, "median": middle})
 
 
 def _title(name: str, threads: int) -> str:

@@ -27,6 +27,7 @@ from rich.table import Table
 from scipy.integrate import solve_ivp
 
 from benchmarks.bars import bars
+from benchmarks.result import Result
 from benchmarks.rounds import (
     FIGURES,
     interleave,
@@ -36,6 +37,7 @@ from benchmarks.rounds import (
     time_calls,
     x_real_time,
 )
+from benchmarks.subject import NO_MODEL, Subject, torch_threads
 from simulators import DCMotor, SensorNoise, default_load, default_voltage, motor, signal, simulate
 from simulators.signals import Signal
 from twin.messages import Sample
@@ -145,7 +147,7 @@ def error_percent(begin: Callable[[], Iterator[Sample]], true: Callable[[], Iter
     return 100.0 * float(np.abs(found - reference).max() / np.abs(reference).max())
 
 
-def measure(console: Console, *, quick: bool) -> dict[str, Any]:
+def measure(console: Console, *, quick: bool) -> Result:
     """All rivals in interleaved rounds, each turn a new stream."""
     begin = rivals()
     if GYM not in begin:
@@ -162,7 +164,7 @@ def measure(console: Console, *, quick: bool) -> dict[str, Any]:
         "simulate_steps_per_s": statistics.median(1e6 / turn["mean"] for turn in found[OWN]),
         "simulate_vs_solve_ivp": median_ratio(found[IDEAL], found[best], "p50"),
     }
-    return {
+    details = {
         "motor": motor().name,
         "dt_s": DT,
         "samples": samples,
@@ -170,8 +172,8 @@ def measure(console: Console, *, quick: bool) -> dict[str, Any]:
         "rounds": found,
         "median": middle,
         "error_percent": {name: error_percent(begin[name], begin[IDEAL]) for name in exact},
-        "summary": summary,
     }
+    return Result(summary, {name: Subject(NO_MODEL, name, torch_threads()) for name in begin}, details)
 
 
 def table(result: dict[str, Any]) -> Table:

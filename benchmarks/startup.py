@@ -21,7 +21,9 @@ from rich.table import Table
 
 from benchmarks.bars import bars
 from benchmarks.processes import Running, give_model, running, start
+from benchmarks.result import Result
 from benchmarks.rounds import interleave, median_of
+from benchmarks.subject import Subject, certain, of_process
 from twin.errors import TwinError
 from twin.messages import Prediction, unpack
 
@@ -86,6 +88,7 @@ def first_prediction(backend: str, place: Path, cache: Path, followed: int) -> d
             seconds = time.perf_counter() - begun
             for _ in range(followed):
                 await_following(answers, twin)
+            certain(of_process(twin.process.pid, place / "run"), Subject("gru", backend, 1))
             now = Path(f"/proc/{twin.process.pid}")
             torch = "/torch/" in (now / "maps").read_text()
             rss = resident_mb((now / "status").read_text())
@@ -121,7 +124,7 @@ def importing(module: str) -> dict[str, float]:
     return {"ms": ms, "rss_mb": resident_mb(said)}
 
 
-def measure(console: Console, *, quick: bool) -> dict[str, Any]:
+def measure(console: Console, *, quick: bool) -> Result:
     """Starts in interleaved rounds, then imports in rounds of their own."""
     rounds, followed = (1, 100) if quick else (ROUNDS, FOLLOWED)
     with tempfile.TemporaryDirectory(prefix="lt") as folder:
@@ -148,20 +151,25 @@ def measure(console: Console, *, quick: bool) -> dict[str, Any]:
         {module: partial(importing, module) for module in IMPORTS}, rounds, console, "imports"
     )
     middle = {name: median_of(each) for name, each in found.items()}
-    return {
+    subjects = {
+        name: Subject("gru", backend, 1)  # of which each start was certain
+        for name, backend in ((COLD, "compiled"), (WARM, "compiled"), (EAGER, "eager"))
+    }
+    details = {
         "followed": followed,
         "rounds": found,
         "median": middle,
         "import_rounds": imports,
         "imports": {module: median_of(each) for module, each in imports.items()},
-        "summary": {
-            "first_prediction_warm_s": middle[WARM]["s"],
-            "first_prediction_cold_s": middle[COLD]["s"],
-            "first_prediction_eager_s": middle[EAGER]["s"],
-            "twin_rss_mb": middle[WARM]["rss_mb"],
-            "twin_eager_rss_mb": middle[EAGER]["rss_mb"],
-        },
     }
+    summary = {
+        "first_prediction_warm_s": middle[WARM]["s"],
+        "first_prediction_cold_s": middle[COLD]["s"],
+        "first_prediction_eager_s": middle[EAGER]["s"],
+        "twin_rss_mb": middle[WARM]["rss_mb"],
+        "twin_eager_rss_mb": middle[EAGER]["rss_mb"],
+    }
+    return Result(summary, subjects, details)
 
 
 def table(result: dict[str, Any]) -> Group:

@@ -10,14 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from benchmarks.quick_motor import quick
 from simulators import motor
 from simulators.dc_motor import DCMotor
+from simulators.quick_motor import quick
+from tests.models import new_network
 from twin.backends.compiled import Compiled
 from twin.checkpoint import Checkpoint
 from twin.kernels import rls
 from twin.messages import Sample, Spec
-from twin.models.model import Model, new_model
+from twin.models.network import Network
 from twin.models.scaling import Scaling
 from twin.twin import Twin
 
@@ -42,12 +43,14 @@ def other() -> DCMotor:
 def checkpoint(family: str = "gru", layers: int = 1) -> Checkpoint:
     """A model whose linear part is fitted to the motor, and whose hidden units say something small."""
     z = quick(MOTOR, 20_000, seed=11).z
-    model = new_model(family, SPEC, Scaling.of(z, 2), hidden_size=12, layers=layers, taps=8, window=8, seed=3)
-    model.fit_readout(z)
+    model = new_network(
+        family, SPEC, Scaling.of(z, 2), hidden_size=12, layers=layers, taps=8, window=8, seed=3
+    )
+    model.fit(z)
     return of(model, one_step_rmse=(0.0031, 0.16))
 
 
-def of(model: Model, one_step_rmse: tuple[float, float]) -> Checkpoint:
+def of(model: Network, one_step_rmse: tuple[float, float]) -> Checkpoint:
     metrics = {f"one_step_rmse.{name}": e for name, e in zip(SPEC.outputs, one_step_rmse, strict=True)}
     return Checkpoint(1, None, model.family, model.sizes, SPEC, model.tensors(), metrics=metrics)
 

@@ -19,17 +19,19 @@ import pytest
 from rich.console import Console
 
 from benchmarks import __main__ as frame
-from benchmarks import activations, onnx_models
+from benchmarks.chain.stations import COLUMNS
+from benchmarks.chain.stretch import evaluate
 from benchmarks.machine import machine
+from benchmarks.result import Result
 from benchmarks.rounds import FIGURES, interleave, median_of, median_ratio, percentiles, time_calls
-from benchmarks.stations import COLUMNS
-from benchmarks.step_rivals import network, samples
-from benchmarks.step_streams import figures as growth_figures
-from benchmarks.stretch import evaluate
-from benchmarks.timers import in_a_row, one_by_one, rival, turn
+from benchmarks.step import activations, onnx_models
+from benchmarks.step.rivals import network, samples
+from benchmarks.step.streams import figures as growth_figures
+from benchmarks.step.timers import in_a_row, one_by_one, rival, turn
+from benchmarks.subject import Subject
+from twin.backends.opening import available_backends
 from twin.errors import BackendError, TwinError
-from twin.models import GATES, NETWORKS
-from twin.predictor import available_backends
+from twin.families import GATES, NETWORKS, Cell, family_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -102,6 +104,7 @@ def test_help_imports_no_benchmark() -> None:
 
 
 def test_a_missing_module_or_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(frame.MODULES, "nothing", "benchmarks.nothing")
     with pytest.raises(BackendError, match=r"benchmarks/nothing\.py is missing"):
         frame.load("nothing")
 
@@ -116,10 +119,10 @@ def test_a_missing_module_or_package_is_named(monkeypatch: pytest.MonkeyPatch) -
 def stub(name: str) -> Any:
     """A benchmark that takes no time; `swap` fails."""
 
-    def measure(console: Console, *, quick: bool, **options: Any) -> dict[str, Any]:
+    def measure(console: Console, *, quick: bool, **options: Any) -> Result:
         if name == "swap":
             raise TwinError("out of luck")
-        return {"summary": {"answer": 42.0}, "device": "device" in options}
+        return Result({"answer": 42.0}, {name: Subject("gru", "eager", 3)}, {"device": "device" in options})
 
     return SimpleNamespace(measure=measure, table=lambda result: "a table of figures")
 
@@ -142,6 +145,7 @@ def test_all_goes_on_after_a_failure_and_says_so(
     for name, figures in found.items():
         assert (figures["name"], figures["quick"]) == (name, True)
         assert figures["command"].startswith("python -m benchmarks all --quick")
+        assert figures["subjects"] == {name: {"family": "gru", "backend": "eager", "threads": 3}}
 
 
 def test_a_summary_may_hold_dicts_and_what_was_never_reached() -> None:
@@ -323,6 +327,12 @@ def test_a_quick_look_at_swaps_loses_nothing_and_takes_up_every_model(tmp_path: 
     assert control["swaps"] == 0
 
 
+def network_cell(family: str) -> Cell:
+    cell = family_of(family).cell
+    assert cell is not None
+    return cell
+
+
 @pytest.mark.parametrize("more", [{"window": 1}, {"taps": 3, "window": 7}], ids=["one sample", "several"])
 @pytest.mark.parametrize("family", NETWORKS)
 def test_onnxruntime_runs_the_same_network(
@@ -331,7 +341,7 @@ def test_onnxruntime_runs_the_same_network(
     checkpoint, z = network(family, 12, **more), samples(40)
     session = onnx_models.open_checked(checkpoint, z)
     assert np.isfinite(session.y).all() and session.y.std() > 0
-    if (gates := GATES[family]) > 1:  # in torch's own order it would be another network
+    if (gates := GATES[network_cell(family)]) > 1:  # in torch's own order it would be another network
         monkeypatch.setitem(onnx_models.GATE_ORDERS, family, list(range(gates)))
         with pytest.raises(TwinError, match="onnxruntime answers otherwise than"):
             onnx_models.open_checked(checkpoint, z)
@@ -354,8 +364,8 @@ def test_growth_compares_the_ends_of_a_stream() -> None:
 
 def test_the_kernels_activations_are_within_their_stated_error() -> None:
     found = activations.measure(Console(quiet=True), quick=True)
-    assert found["patterns"] > 1_000_000
-    summary = found["summary"]
+    assert found.details["patterns"] > 1_000_000
+    summary = found.summary
     assert summary["nan_stays_nan"] == 1.0
     assert max(summary["tanh_max_error"], summary["logistic_max_error"]) < 2**-23
     assert 0 < summary["tanh_max_relative_error"] < 2**-22

@@ -11,13 +11,15 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
-from benchmarks import fidelity, fidelity_growth, fidelity_stream
-from benchmarks.fidelity_stream import longest, running, since_when
-from benchmarks.kalman import floor_errors, floor_free_runs, floor_of
-from benchmarks.linear_models import ARX, Subspace
-from benchmarks.live import Live, alone
-from benchmarks.quick_motor import quick
+from benchmarks.fidelity import benchmark as fidelity
+from benchmarks.fidelity import growth, stream
+from benchmarks.fidelity.kalman import floor_errors, floor_free_runs, floor_of
+from benchmarks.fidelity.linear_models import ARX, Subspace
+from benchmarks.fidelity.live import Live, alone
+from benchmarks.fidelity.stream import longest, running, since_when
+from benchmarks.subject import Subject
 from simulators import motor
+from simulators.quick_motor import quick
 from twin.config import TrainerConfig, TwinConfig
 from twin.metrics import fit_percent, rmse
 
@@ -45,7 +47,7 @@ def test_a_stream_is_answered_learned_from_and_foreseen() -> None:
 def test_a_refit_takes_the_streams_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that takes 0.1 s is answered a hundred samples later, by the model of before."""
     clock = iter(0.1 * k for k in range(10_000))
-    monkeypatch.setattr("benchmarks.live.time.thread_time", lambda: next(clock))
+    monkeypatch.setattr("benchmarks.fidelity.live.time.thread_time", lambda: next(clock))
     plant = motor()
     live = Live(plant.spec(DT), SMALL.model_copy(update={"steps": 4}), TwinConfig(window=40, adapt=False))
     live.run(quick(plant, 1200).z)
@@ -133,12 +135,12 @@ def test_running_ratios_say_since_when() -> None:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Quick looks of a few seconds."""
     monkeypatch.setattr(
-        fidelity_stream,
+        stream,
         "QUICK",
         {"stream": 6.0, "changed": 2.5, "back": 2.5, "ramp": 1.0, "settled": 1.0},
     )
-    monkeypatch.setattr(fidelity_growth, "FAMILIES", ("rnn",))
-    monkeypatch.setattr(fidelity_growth, "QUICK", {"train": (3,), "refits": 2, "horizons": (0.1, 1.0)})
+    monkeypatch.setattr(growth, "FAMILIES", ("rnn",))
+    monkeypatch.setattr(growth, "QUICK", {"train": (3,), "refits": 2, "horizons": (0.1, 1.0)})
 
 
 @pytest.mark.slow
@@ -149,20 +151,22 @@ def test_the_frame_runs_the_parts_that_are_there(
     monkeypatch.setattr(fidelity, "PARTS", ("stream", "growth", "nothing"))
     console = Console(width=160, record=True)
     result = fidelity.measure(console, quick=True)
-    json.dumps(result, allow_nan=False)
-    console.print(fidelity.table(result))
+    json.dumps(result.plain(), allow_nan=False)
+    console.print(fidelity.table(result.details))
     said = console.export_text()
-    assert "fidelity_nothing is not there" in said and "subspace" in said and "R +40 %" in said
-    summary: dict[str, Any] = result["summary"]
+    assert "fidelity: nothing is not there" in said and "subspace" in said and "R +40 %" in said
+    summary: dict[str, Any] = result.summary
     assert summary["refit_speedup_vs_torch"] == 12.0
     for name in ("current", "speed"):
         assert 0.9 < summary[f"kalman_ratio_{name}"] <= summary[f"jump_ratio_{name}"] < 5.0
     assert summary["free_run_fit_1s"] < 100 and summary["free_run_limit_1s"] < 100
-    change = result["parts"]["stream"]["changes"]["R +40 %, τ_c × 2"]["1"]
+    change = result.details["parts"]["stream"]["changes"]["R +40 %, τ_c × 2"]["1"]
     assert change["before"]["current"] < 1.2 and change["changed"]["current"] < 1.2
     assert np.shape(change["ratio"]) == np.shape(change["incumbent"])
-    growth = result["parts"]["growth"]["families"]
-    assert growth["ARX"]["3"]["ratio"]["speed"] < growth["persistence"]["3"]["ratio"]["speed"]
+    by_family = result.details["parts"]["growth"]["families"]
+    assert by_family["ARX"]["3"]["ratio"]["speed"] < by_family["persistence"]["3"]["ratio"]["speed"]
+    assert result.subjects["stream: twin"] == Subject("physics", "compiled", 1)
+    assert result.subjects["growth: rnn"] == Subject("rnn", "compiled", 1)
     pytest.importorskip("matplotlib")
-    pictures = fidelity.plot(result, tmp_path)
+    pictures = fidelity.plot(result.details, tmp_path)
     assert len(pictures) == 2 and all(picture.stat().st_size > 1000 for picture in pictures)

@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy.linalg import solve_discrete_are
 
-from benchmarks.quick_motor import quick
 from simulators import MOTORS, Scenario, SensorNoise, default_load, motor, signal
 from simulators.exact import advance, row, tangent, transition
 from simulators.floor import Floor, LoadStatistics
+from simulators.quick_motor import quick
 from twin.messages import Sample
 
 DT = 1e-3

@@ -9,10 +9,11 @@ import pytest
 
 from tests.test_twin import LENGTH, SPEC, Z, checkpoint, follow, following, sample
 from twin import forecast
+from twin.backends.opening import open_predictor
 from twin.errors import SpecError
+from twin.families import FAMILIES
 from twin.forecast import ENOUGH, Errors
-from twin.models import FAMILIES
-from twin.predictor import Predictor, open_predictor
+from twin.predictor import Predictor
 from twin.twin import Twin
 from twin.window import Window
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.quick_motor import measured, quick, ramp, sampled
 from simulators import (
     MOTORS,
     DCMotor,
@@ -20,6 +19,7 @@ from simulators import (
     signal,
     simulate,
 )
+from simulators.quick_motor import measured, quick, ramp, sampled
 
 
 def slow(

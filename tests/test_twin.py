@@ -11,23 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from tests.models import SPEC as SPEC  # others take it from here
+from tests.models import as_network, beginning, checkpoint_of, shaken
+from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
 from twin.errors import CheckpointError, SpecError
+from twin.families import FAMILIES
 from twin.messages import Prediction, Sample, Spec, pack
-from twin.models import FAMILIES
-from twin.models.model import new_model
-from twin.models.scaling import Scaling
-from twin.predictor import Predictor, open_predictor
+from twin.predictor import Predictor
 from twin.twin import PORTION, Twin
 
 torch.set_num_threads(1)
 
-SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
 LENGTH = 40
 Z = np.random.default_rng(0).normal(size=(400, 3)).cumsum(axis=0) * [0.5, 0.1, 10.0] + [0.0, 1.0, 200.0]
 """Wandering signals of very different size, (T, F)."""
@@ -35,16 +35,12 @@ SIZE = np.abs(Z[:, 1:]).max(axis=0)
 
 
 def checkpoint(number: int = 1, family: str = "gru", spec: Spec = SPEC) -> Checkpoint:
-    """A model with weights of its own, every one of which takes part: a new one's readout is zero."""
-    scaling = Scaling.of(Z[:100], n_outputs=2)
-    model = new_model(family, spec, scaling, hidden_size=6, layers=1, window=5, seed=number)
-    noise = torch.Generator().manual_seed(number)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.2 * torch.randn(weight.shape, generator=noise))
-        if family == "gru":  # the gate that keeps the state: a long memory forgives no fault
-            model.get_parameter("core.net.bias_ih_l0")[6:12] += 3.0
-    return Checkpoint(number, None, family, model.sizes, spec, model.tensors())
+    """A model with weights of its own."""
+    model = shaken(beginning(family, Z[:100], spec, seed=number), seed=number)
+    if family == "gru":  # the gate that keeps the state: a long memory forgives no fault
+        with torch.no_grad():
+            as_network(model).get_parameter("core.net.bias_ih_l0")[6:12] += 3.0
+    return checkpoint_of(model, number, spec)
 
 
 def broken(number: int) -> Checkpoint:
@@ -521,7 +517,6 @@ NUMBERS = st.floats(width=64) | st.sampled_from([0.0, -0.0, 1e-310, 1e30, 3.4e38
 STREAMS = st.lists(st.tuples(st.integers(1, 2), st.integers(0, 60), NUMBERS, NUMBERS, NUMBERS), max_size=40)
 
 
-@settings(deadline=None, max_examples=60)
 @given(STREAMS)
 def test_whatever_comes_is_answered_by_finite_numbers_or_rejected(
     stream: list[tuple[int, int, float, float, float]],

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from twin.families import MOTOR_UNITS
 from twin.messages import Parameters
-from twin.models import PARAMETERS
 
 SIGNIFICANT: Final = 5.0
 """Standard errors by which a parameter must differ from its reference to have changed."""
@@ -33,7 +33,7 @@ def as_message(estimates: Estimates, t: float, seq: int = 0) -> Parameters:
         t=t,
         values={name: value for name, (value, _) in estimates.items()},
         errors={name: error for name, (_, error) in estimates.items()},
-        units={name: PARAMETERS.get(name, "") for name in estimates},
+        units={name: MOTOR_UNITS.get(name, "") for name in estimates},
     )
 
 
@@ -76,4 +76,4 @@ def _in_words(name: str, before: float, change: float, spread: float) -> tuple[s
     if abs(before) > 1e-12:
         figures |= {"change": change / abs(before), "error": spread / abs(before)}
         return f"{name} {100 * change / abs(before):+.0f} % ± {100 * spread / abs(before):.1g} %", figures
-    return f"{name} {change:+.3g} {PARAMETERS.get(name, '')}", figures
+    return f"{name} {change:+.3g} {MOTOR_UNITS.get(name, '')}", figures

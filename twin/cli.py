@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import itertools
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Optional, get_args, get_origin
@@ -18,15 +20,23 @@ from rich.markup import escape
 
 from twin.config import SECTIONS, Config, load
 from twin.errors import ConfigError, RecordingError, TwinError
-from twin.models import FAMILIES
+from twin.families import AUTO, FAMILIES
+from twin.models import own
 from twin.service.plant import Floor, Source
 from twin.supervisor import USER_ERROR, die_with_supervisor
 
 if TYPE_CHECKING:
     from simulators.recorded import Recording
+    from twin.service.prepare import Work
 
-OFFLINE: Final = ("auto", *FAMILIES)
+OFFLINE: Final = (AUTO, *FAMILIES)
 """What `twin fit` can find."""
+
+COMPILED_FOR: Final = frozenset(
+    {"plant", "file", "inputs", "outputs", "dt", "backend"}
+    | {"model", "hidden_size", "layers", "taps", "sequence_length"}
+)
+"""The settings on which machine code depends."""
 
 app = typer.Typer(
     help="A real-time digital twin that streams: it answers every sample of a motor with the prediction of "
@@ -40,22 +50,40 @@ _console = Console()
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-def _command(*sections: str, hidden: bool = False) -> Callable[[Callable[[Config], None]], None]:
+def _command(
+    *sections: str,
+    only: Collection[str] = (),
+    without: Collection[str] = (),
+    opens: bool = False,
+    hidden: bool = False,
+) -> Callable[[Callable[[Config], None]], None]:
     """Make a function of a Config a command with an option for every setting of these sections.
 
-    The options, their types, their help and their defaults come from `twin.config`, so that a setting is
-    stated once.
+    `only` leaves some of them, `without` all others. A command that `opens` models takes the file of one of
+    the user's own, by --model. The options, their types, their help and their defaults
+    come from `twin.config`, so that a setting is stated once.
     """
 
     def register(function: Callable[[Config], None]) -> None:
-        owner = {name: section for section in sections for name in SECTIONS[section].model_fields}
+        owner = {
+            name: section
+            for section in sections
+            for name in SECTIONS[section].model_fields
+            if name not in without and (not only or name in only)
+        }
+
+        if opens:
+            owner["model"] = "trainer"
 
         def command(config: Path | None = None, **given: Any) -> None:
             chosen: dict[str, dict[str, Any]] = {}
             for name, value in given.items():
                 if value not in (None, []):
                     chosen.setdefault(owner[name], {})[name] = value
-            function(load(config, **chosen))
+            settings = load(config, **chosen)
+            if "model" in owner:
+                own.named(settings.trainer.model)  # a file with a class is read here, and a mistake shows
+            function(settings)
 
         help_of_config = "Settings from this TOML file; options given here come before it."
         parameters = [_parameter("config", Optional[Path], help_of_config, None, "Settings")]  # noqa: UP045
@@ -86,7 +114,7 @@ def _parameter(name: str, kind: Any, text: str, default: Any, panel: str) -> ins
     )
 
 
-@_command("bus", "plant")
+@_command("bus", "plant", without=("twin_endpoint", "trainer_endpoint", "forecast_endpoint"))
 def simulate(config: Config) -> None:
     """Publish a plant: a simulated DC motor, or a recording."""
     from twin.service.plant import publish
@@ -94,7 +122,7 @@ def simulate(config: Config) -> None:
     publish(config, open_plant(config))
 
 
-@_command("bus", "twin")
+@_command("bus", "twin", without=("trainer_endpoint",), opens=True)
 def predict(config: Config) -> None:
     """Answer every sample of a source with a prediction of the next."""
     from twin.service import twin
@@ -102,7 +130,9 @@ def predict(config: Config) -> None:
     twin.predict(config)
 
 
-@_command("bus", "twin", "trainer")
+@_command(
+    "bus", "twin", "trainer", without=("twin_endpoint", "forecast_endpoint", "await_subscribers", "realtime")
+)
 def train(config: Config) -> None:
     """Refit the model on what a source publishes, and save what is better."""
     from twin.service import trainer
@@ -110,7 +140,7 @@ def train(config: Config) -> None:
     trainer.train(config)
 
 
-@_command("bus", "twin", "report")
+@_command("bus", "twin", "report", without=("forecast_endpoint", "await_subscribers", "realtime"), opens=True)
 def watch(config: Config) -> None:
     """Show a source live, and measure how its twin does."""
     from twin.service import run
@@ -118,7 +148,7 @@ def watch(config: Config) -> None:
     run.watch(config)
 
 
-@_command("bus", "twin", "report", hidden=True)
+@_command("bus", "twin", "report", opens=True, hidden=True)
 def monitor(config: Config) -> None:
     """Measure a source without showing it; what `twin watch` and `twin run` start beside themselves."""
     from twin.service import monitor
@@ -131,8 +161,61 @@ def run(config: Config) -> None:
     """Run plant, twin and trainer together, shown live, until Ctrl-C."""
     from twin.service import run
 
-    open_plant(config)  # a mistake shows here, before anything is started
-    run.run(config)
+    source = open_plant(config)  # a mistake shows here, before anything is started
+    run.run(config, works(config, source))
+
+
+@_command("plant", "twin", "trainer", only=COMPILED_FOR)
+def prepare(config: Config) -> None:
+    """Compile for this CPU, once, what `twin run` with the same settings needs.
+
+    The code is kept in your cache directory. What is there already is not compiled again.
+    """
+    from twin.service import prepare as service
+
+    begun = time.monotonic()
+    source = open_plant(config)
+    found = works(config, source)
+    outcome = service.prepare(found, _console)
+    if outcome.folder is None:
+        raise ConfigError(f"machine code cannot be kept: {service.advice()}")
+    if outcome.failed:
+        raise TwinError("; ".join(f"{text}: {reason}" for text, reason in outcome.failed.items()))
+    names, seconds = ", ".join(work.text for work in found), time.monotonic() - begun
+    _console.print(f"ready for this CPU: {names} ({seconds:.1f} s; {outcome.folder})", soft_wrap=True)
+
+
+@app.command(hidden=True)
+def compile(work: str) -> None:
+    """Do a piece of work, so that what it needs is compiled; what `twin prepare` starts beside itself."""
+    from twin.service.prepare import do
+
+    do(work)
+
+
+def works(config: Config, source: Source) -> list[Work]:
+    """All that a run of these settings needs compiled.
+
+    Raises:
+        SpecError: settings that ask for a family which this plant is not for.
+    """
+    from twin.service.prepare import Work, works
+
+    found = works(config, source.spec)
+    if source.floor is not None:
+        kernels = [Path(__file__).parent.parent / "simulators" / name for name in ("exact.py", "kalman.py")]
+        sources = hashlib.sha256(b"".join(path.read_bytes() for path in kernels)).hexdigest()
+        found.insert(1, Work("the plant's best observer", "twin.cli:observe", sources=sources))
+    return found
+
+
+def observe() -> None:
+    """Make the best observer of the default motor: that of every motor has the same code."""
+    source = open_plant(load(None))
+    floor = source.floor() if source.floor is not None else None
+    for sample in itertools.islice(source.samples, 3):
+        if floor is not None:
+            floor.observe(sample)
 
 
 @app.command()
@@ -159,6 +242,7 @@ def forecast(
     ] = "",
     plant_endpoint: Annotated[str, typer.Option(help="Where the plant publishes.")] = "",
     forecast_endpoint: Annotated[str, typer.Option(help="Where the twin is asked.")] = "",
+    model: Annotated[str, typer.Option(help="FILE.py:CLASS of a model of your own.")] = AUTO,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of a table.")
     ] = False,
@@ -168,6 +252,7 @@ def forecast(
     Asks the twin that runs. Where none does, or --run-dir names another model, it listens for one window,
     warms the newest model's hidden state with it, and runs it free.
     """
+    own.named(model)
     from simulators.signals import signal as parse
     from twin.service import forecast
 
@@ -217,8 +302,9 @@ def fit(
     from twin.service import fit as service
 
     seconds = service.seconds(budget)
-    if model not in OFFLINE:
-        raise ConfigError(f"--model {model}: it is one of {', '.join(OFFLINE)}")
+    if model not in OFFLINE and ":" not in model:
+        raise ConfigError(f"--model {model}: it is one of {', '.join(OFFLINE)}, or FILE.py:CLASS")
+    own.named(model)
     recordings = [_recording(file, _names(inputs), _names(outputs), dt) for file in files]
     spec = recordings[0].spec
     for file, other in zip(files, recordings, strict=True):
@@ -229,7 +315,7 @@ def fit(
             )
     directory = Path(run_dir or f"runs/{default_source(files[0])}")
     records = [recording.data for recording in recordings]
-    result = service.fit(_errors, records, spec, directory, model=model, budget=seconds, seed=seed)
+    result = service.fit_and_save(_errors, records, spec, directory, model=model, budget=seconds, seed=seed)
     if as_json:
         _console.print_json(json.dumps(result))
         return
@@ -265,6 +351,7 @@ def evaluate(
         Optional[Path],  # noqa: UP045
         typer.Option("--plot", help="Draw into this directory."),
     ] = None,
+    model: Annotated[str, typer.Option(help="FILE.py:CLASS of a model of your own.")] = AUTO,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of a table.")
     ] = False,
@@ -273,6 +360,7 @@ def evaluate(
     from twin.evaluation import evaluate
     from twin.service import evaluate as service
 
+    own.named(model)
     checkpoint = service.open_run(run)
     spec = checkpoint.spec
     columns = _names(inputs) or list(spec.inputs), _names(outputs) or list(spec.outputs)

@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     JsonConfigSettingsSource,
@@ -28,7 +28,9 @@ from pydantic_settings import (
 
 from twin.address import endpoint
 from twin.errors import ConfigError
+from twin.families import AUTO, FAMILIES, OWN
 from twin.messages import MAX_NAME, check_source
+from twin.unused import refuse_unused
 
 
 class Section(BaseModel):
@@ -55,7 +57,7 @@ class BusConfig(Section):
     """Run as fast as the slowest process reads, instead of in real time. Nothing is lost. All processes of a
     source must agree on it."""
     await_subscribers: int = Field(0, ge=0)
-    """Begin when so many programs listen, after 15 s at the latest."""
+    """Begin when so many programs listen (for `twin run`, beside its own), after 30 s at the latest."""
 
     def endpoint(self, publisher: str) -> str:
         """The endpoint of one of `twin.address.ENDPOINTS`: as set, or the default."""
@@ -128,10 +130,11 @@ class TwinConfig(Section):
 class TrainerConfig(Section):
     """How the model is refitted."""
 
-    model: Literal["auto", "arx", "gru", "hybrid", "lstm", "physics", "rnn", "window-rnn"] = "auto"
+    model: str = AUTO
     """Family of the model: arx (linear); gru, lstm, rnn (carried hidden state) or window-rnn (a fresh one per
     window); for a DC motor also physics (its equations) and hybrid (these, corrected by a GRU). auto takes
-    physics for a DC motor, and gru for any other plant or if the equations do not fit."""
+    physics for a DC motor, and gru for any other plant or if the equations do not fit. FILE.py:CLASS is one
+    of your own (docs/own-model.md)."""
     hidden_size: int = Field(32, ge=1, le=1024)
     """Hidden units of each layer."""
     layers: int = Field(1, ge=1, le=8)
@@ -154,6 +157,13 @@ class TrainerConfig(Section):
     """Step size of Adam; it decays to zero within a refit."""
     model_seed: int = Field(1, ge=0)
     """Seed of the first weights and of the choice of segments."""
+
+    @field_validator("model")
+    @classmethod
+    def _known(cls, model: str) -> str:
+        if ":" not in model and OWN not in model and model not in (AUTO, *FAMILIES):
+            raise ValueError(f"is none of {', '.join((AUTO, *FAMILIES))}, nor FILE.py:CLASS")
+        return model
 
 
 class ReportConfig(Section):
@@ -206,7 +216,8 @@ def load(path: Path | None, **sections: dict[str, Any]) -> Config:
     """Settings from a TOML (or JSON) file, overridden by `sections`; the source's name filled in.
 
     Raises:
-        ConfigError: a file that cannot be read, an unknown key or a value out of range.
+        ConfigError: a file that cannot be read, an unknown key, a value out of range, or a setting that
+            would have no effect.
     """
     source: dict[str, Any] = {}
     if path is not None:
@@ -227,7 +238,9 @@ def load(path: Path | None, **sections: dict[str, Any]) -> Config:
         raise ConfigError(f"{path}: {error}") from None
     name = config.bus.source or _default_source(config.plant)
     bus = config.bus.model_copy(update={"source": check_source(name)})
-    return Config.model_construct(**{**dict(config), "bus": bus})
+    found = Config.model_construct(**{**dict(config), "bus": bus})
+    refuse_unused(found)
+    return found
 
 
 def _default_source(plant: PlantConfig) -> str:

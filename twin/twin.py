@@ -25,12 +25,13 @@ from operator import itemgetter
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint, check_plant
 from twin.errors import SpecError
 from twin.forecast import Errors, Forecast, Present
 from twin.kernels.watch import ALL, NOTHING, RESIDUAL, WIDTH
 from twin.messages import UNSET, Prediction, Sample, Spec, UnsetType, check_spec
-from twin.predictor import Predictor, open_predictor
+from twin.predictor import Predictor
 from twin.watch import Alarm, Watch
 from twin.window import Window
 

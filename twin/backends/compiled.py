@@ -10,18 +10,17 @@ import numba
 import numpy as np
 import numpy.typing as npt
 from numba.core.registry import cpu_target
+from numba.core.runtime import rtsys
 
-from twin.backends.compiled_motor import CompiledMotor
 from twin.checkpoint import Checkpoint, check
 from twin.errors import SpecError
+from twin.families import NETWORK, Sizes, family_of, network_sizes, state_size
 from twin.kernels.adapt import forget, learned_by, open_store, store_of
 from twin.kernels.follow import CALL, TILE, Call, follower
 from twin.kernels.free_run import Run, free_runner
 from twin.kernels.layout import Layout, block, fill, layout_of
-from twin.kernels.physics import follower as motors
 from twin.kernels.rls import noise_of
-from twin.models import PHYSICAL, Sizes, check_sizes, state_size
-from twin.predictor import Predictor, check_shape
+from twin.predictor import check_shape
 
 PARALLEL: Final = 2_048
 """Rows from which on all cores step together; fewer are done before the others have woken up. A process that
@@ -29,7 +28,7 @@ has done so must not fork and step in the child: the threads stay behind."""
 
 _WORK: Final = 2**25  # products of one call of `warm`, a millisecond: then other threads come to their turn
 _ONE_AT_A_TIME: Final = threading.Lock()  # not every layer of Numba's threads serves two callers
-cpu_target.target_context.refresh()  # as the first kernel would, and a loop wait for it: 40 ms
+rtsys.initialize(cpu_target.target_context)  # as the first kernel would, and a loop wait for it
 
 
 class Compiled:
@@ -224,29 +223,10 @@ def _learned(
     return open_store(layout, readout, tensors["increment_scale"], noise_of(tensors["increment_scale"], rmse))
 
 
-def opened(checkpoint: Checkpoint, rows: int) -> Predictor:
-    """The predictor of a checkpoint's family."""
-    if checkpoint.family == "physics":
-        return CompiledMotor(checkpoint, rows)
-    if checkpoint.family == "hybrid":
-        from twin.backends.compiled_hybrid import CompiledHybrid  # which stands on this file
-
-        return CompiledHybrid(checkpoint, rows)
-    return Compiled(checkpoint, rows)
-
-
 def prepare(family: str, sizes: Sizes) -> None:
-    """Compile what a twin with such a model needs, if no process on this machine has done so before.
-
-    Raises:
-        SpecError: sizes that are no model's.
-    """
-    sizes = check_sizes(family, sizes)
-    if family in PHYSICAL:
-        motors()
-    if family == "hybrid":
-        family, sizes = "gru", {**sizes, "inputs": sizes["inputs"] + sizes["outputs"]}
-    if family != "physics":
-        layout = layout_of(family, sizes)
-        follower(layout)
-        free_runner(layout)
+    """Compile what a twin with such a network needs, if no process on this machine has done so before."""
+    if family_of(family).motor:
+        family, sizes = NETWORK, network_sizes(sizes)
+    layout = layout_of(family, sizes)
+    follower(layout)
+    free_runner(layout)

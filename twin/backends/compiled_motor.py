@@ -10,15 +10,15 @@ import numpy.typing as npt
 
 from twin.checkpoint import Checkpoint, check
 from twin.errors import SpecError
+from twin.families import FILTER_SIZE, MOTOR_UNITS
 from twin.kernels.physics import Motors, follower
-from twin.models import FILTER, PARAMETERS
 from twin.predictor import check_shape
 
 _PORTION: Final = 1_024  # samples of one call of `warm`: then other threads come to their turn
 
 
 class CompiledMotor:
-    """The `Predictor` of the family physics, on Numba."""
+    """The `Predictor` of a motor's equations, on Numba."""
 
     def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
         if rows < 1:
@@ -42,7 +42,7 @@ class CompiledMotor:
     def parameters(self) -> Mapping[str, tuple[float, float]]:
         """R, L, K, J, b and tau_c as they are now, each with its standard error, in SI units."""
         values, errors = self._motors.parameters()
-        return dict(zip(PARAMETERS, zip(values.tolist(), errors.tolist(), strict=True), strict=True))
+        return dict(zip(MOTOR_UNITS, zip(values.tolist(), errors.tolist(), strict=True), strict=True))
 
     @property
     def state(self) -> npt.NDArray[np.float32]:
@@ -51,7 +51,7 @@ class CompiledMotor:
 
     @state.setter
     def state(self, state: npt.NDArray[np.float32]) -> None:
-        check_shape("state", state, (self.rows, FILTER))
+        check_shape("state", state, (self.rows, FILTER_SIZE))
         self._motors.state = state
 
     def reset(self, *, learned: bool = True) -> None:
@@ -109,3 +109,8 @@ class CompiledMotor:
             "a predictor works on memory of its own and is not copied or pickled; "
             "open another one of the same checkpoint, and set its state"
         )
+
+
+def prepare() -> None:
+    """Compile the filters, if no process on this machine has done so before."""
+    follower()

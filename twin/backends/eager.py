@@ -12,7 +12,8 @@ from torch import Tensor
 
 from twin.checkpoint import Checkpoint
 from twin.errors import SpecError
-from twin.models.model import open_model
+from twin.models.network import Network
+from twin.models.opening import open_model
 from twin.predictor import Predictor, check_shape
 
 _PORTION = 1_024
@@ -45,7 +46,9 @@ class Eager:
         self._checkpoint, self._device = checkpoint, device
         if on_device := device != "cpu":
             forbid_tf32()
-        self._model = open_model(checkpoint).eval().requires_grad_(False).to(device)
+        model = open_model(checkpoint)
+        assert isinstance(model, Network)
+        self._model = model.eval().requires_grad_(False).to(device)
         self._step = self._model.stepping()
         self._features = len(checkpoint.spec.features)
         self._inputs = len(checkpoint.spec.inputs)
@@ -60,8 +63,8 @@ class Eager:
 
     @property
     def parameters(self) -> Mapping[str, tuple[float, float]]:
-        """The physical parameters of the checkpoint, which this backend does not adapt."""
-        return self._model.physical()
+        """A network has none that mean something."""
+        return {}
 
     @property
     def state(self) -> npt.NDArray[np.float32]:

@@ -103,7 +103,7 @@ def follower(layout: Layout, tile: int = 1, parallel: bool = False) -> Follow:
 def compiled(layout: Layout, tile: int = 1, parallel: bool = False) -> Any:
     """The follower as other compiled code calls it."""
     # constants, from here on: what the function below finds in its closure is part of its machine code
-    family, layers, gates = layout.family, layout.layers, layout.gates
+    kind, layers, gates = layout.cell, layout.layers, layout.gates
     features, inputs, outputs, hidden = layout.features, layout.inputs, layout.outputs, layout.hidden
     taps, lanes, wide, size = layout.taps, layout.lanes, layout.blocks * layout.lanes, layout.row
     above, second, readout, reach = layout.layer, layout.second, layout.readout, layout.reach
@@ -168,7 +168,7 @@ def compiled(layout: Layout, tile: int = 1, parallel: bool = False) -> Any:
                                 accumulate(p, s, wide, s, wide, w, q, h, size, tile, hidden, columns)
                             for r in range(tile):
                                 row = h + r * size
-                                cell(family, p, g + r * wide, q, row, row - h_at, lanes)
+                                cell(kind, p, g + r * wide, q, row, row - h_at, lanes)
                         c = readout + (tap - first) * lanes
                         for r in range(tile):
                             row = base + r * size

@@ -77,7 +77,8 @@ class Known(NamedTuple):
 
 class MotorCall(NamedTuple):
     """Places among the 64-bit integers with which the follower is called: the addresses of what is known, of
-    the rows, of the samples z (N, T, 3) and of the answers (N, T, 5), then N, T, and whether to adapt."""
+    the rows, of the samples z (N, T, 3) and of the answers (N, T, 5), then N, T, whether to adapt, and
+    whether to run free: then the outputs of all samples after the first are filled in."""
 
     known: int
     rows: int
@@ -86,6 +87,7 @@ class MotorCall(NamedTuple):
     n: int
     steps: int
     adapting: int
+    free: int
 
 
 def _places(shapes: Iterable[tuple[int, ...]]) -> list[int]:
@@ -137,7 +139,7 @@ def follower() -> Callable[[int], None]:
 
     def motors(call: Any) -> None:
         n, steps = integer(call, CALL.n), integer(call, CALL.steps)
-        adapting = integer(call, CALL.adapting)
+        adapting, free = integer(call, CALL.adapting), integer(call, CALL.free)
         known = carray(doubles(integer(call, CALL.known)), (KNOWN.end,))
         rows = carray(doubles(integer(call, CALL.rows)), (n, ROW.end))
         z = carray(pointer(integer(call, CALL.z)), (n, steps, 3))
@@ -171,6 +173,9 @@ def follower() -> Callable[[int], None]:
                     _round(k, scale)
                 answers[r, t, EXPECTED + at_i] = k.x[CURRENT]
                 answers[r, t, EXPECTED + at_w] = k.x[SPEED]
+                if free and t + 1 < steps:
+                    z[r, t + 1, 1] = answers[r, t, EXPECTED]
+                    z[r, t + 1, 2] = answers[r, t, EXPECTED + 1]
 
     compiled = kept(motors, fastmath={"contract"})
     signature = (types.int64,)
@@ -221,10 +226,17 @@ class Motors:
         self._memory[:] = 0.0
         self._x[:, STATES:], self._cov[:, STATES:, STATES:], self._p[:] = changes, covariance, values
 
-    def call(self, z: npt.NDArray[np.float32], answers: npt.NDArray[np.float32], adapting: bool) -> Array:
+    def call(
+        self,
+        z: npt.NDArray[np.float32],
+        answers: npt.NDArray[np.float32],
+        adapting: bool,
+        free: bool = False,
+    ) -> Array:
         """The arguments with which the kernel follows z (N, T, 3), all in one piece."""
         known, memory, samples, out = (a.ctypes.data for a in (self._known, self._memory, z, answers))
-        return np.array(MotorCall(known, memory, samples, out, self.rows, z.shape[1], adapting), np.int64)
+        sizes = self.rows, z.shape[1]
+        return np.array(MotorCall(known, memory, samples, out, *sizes, adapting, free), np.int64)
 
     def follow(self, z: Array, adapting: bool = False) -> npt.NDArray[np.float32]:
         """Follow samples z (N, T, 3): what `ANSWER` says, (N, T, 5)."""
@@ -236,17 +248,14 @@ class Motors:
     def free_run(self, z: Array, u: Array) -> npt.NDArray[np.float32]:
         """Fed with its own answers, from samples z (N, 3) with inputs u (N, T, 1): y (N, T, 2); then all is
         as it was."""
-        kept, follow = self._memory.copy(), follower()
-        run = np.empty((*u.shape[:2], 2), np.float32)
-        sample = np.ascontiguousarray(z[:, None], np.float32).copy()
-        call = self.call(sample, self.answer, False)
-        for k in range(u.shape[1]):
-            follow(call.ctypes.data)
-            run[:, k] = self.y
-            sample[:, 0, 0] = u[:, k, 0]
-            sample[:, 0, 1:] = run[:, k]
+        kept = self._memory.copy()
+        samples = np.zeros((*u.shape[:2], 3), np.float32)
+        if u.shape[1]:
+            samples[:, 0], samples[:, 1:, :1] = z, u[:, :-1]
+        answers = np.empty((*u.shape[:2], ANSWER), np.float32)
+        follower()(self.call(samples, answers, False, free=True).ctypes.data)
         self._memory[...] = kept
-        return run
+        return answers[..., EXPECTED:].copy()
 
     @property
     def memory(self) -> Array:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import queue
-import subprocess
 import sys
 import threading
 import time
@@ -14,22 +12,22 @@ from pathlib import Path
 from typing import Final
 
 from twin import service
+from twin.backends.opening import load_backend, open_predictor
 from twin.bus import Answerer, Publisher, Subscriber
 from twin.changes import Changes, as_message
 from twin.checkpoint import Checkpoint, load, newest, numbers, path_of
 from twin.config import Config, TwinConfig
 from twin.errors import CheckpointError
 from twin.messages import Message, Prediction, Sample, Spec
-from twin.predictor import Predictor, load_backend, open_predictor
+from twin.predictor import Predictor
 from twin.realtime import become_realtime, collect, keep_forever, stay_ordinary
 from twin.service.forecaster import Forecaster
+from twin.service.prepare import Worker, get_ready, step
 from twin.twin import Twin
 
 STALE_PERIODS: Final = 10
 STALE_FLOOR: Final = 0.25  # s; at 1 kHz ten periods are shorter than a busy machine's hiccups
 LOOK: Final = 0.05  # s between two looks into the run directory
-PREPARE: Final = "import json, sys; from twin.predictor import prepare; prepare(*json.loads(sys.argv[1]))"
-"""A program that compiles what a kind of model needs, into the cache that all processes share."""
 AHEAD: Final = 4  # models opened and not yet taken up
 LOOK_EVERY: Final = 16  # samples between them in a stream that no clock drives
 
@@ -37,14 +35,15 @@ LOOK_EVERY: Final = 16  # samples between them in a stream that no clock drives
 class Loader(threading.Thread):
     """Watches a run directory and opens what is new there beside the loop, so that the loop opens no file.
 
-    `ready` hands over checkpoints with their predictors, or the reason why one was refused.
+    `ready` hands over checkpoints with their predictors, the reason why one was refused, or what takes time.
     """
 
     def __init__(self, directory: Path, spec: Spec, config: TwinConfig) -> None:
         super().__init__(name="loader", daemon=True)
         self.directory, self.spec = directory, spec
         self.backend, self.realtime = config.backend, config.realtime
-        self.ready: queue.SimpleQueue[tuple[Checkpoint, Predictor] | CheckpointError] = queue.SimpleQueue()
+        self.ready: queue.SimpleQueue[tuple[Checkpoint, Predictor] | CheckpointError | str]
+        self.ready = queue.SimpleQueue()
         self.seen = 0
         self._kinds: set[tuple[object, ...]] = set()  # of models opened before
         self._over = threading.Event()
@@ -83,10 +82,12 @@ class Loader(threading.Thread):
 
     def _open(self, checkpoint: Checkpoint) -> Predictor:
         kind = checkpoint.family, *checkpoint.sizes.values()
-        if self.is_alive() and kind not in self._kinds:
+        if self.is_alive() and kind not in self._kinds and self.backend == "compiled":
             # compiling holds Python's lock for moments in which the loop could not answer
-            arguments = json.dumps([self.backend, checkpoint.family, checkpoint.sizes])
-            subprocess.run([sys.executable, "-c", PREPARE, arguments], check=False)
+            work = step(checkpoint.family, checkpoint.sizes)
+            if not work.ready:
+                self.ready.put(f"compiling the {work.text} for this CPU")
+                Worker(work).wait()
         self._kinds.add(kind)
         predictor = open_predictor(checkpoint, self.backend, 1)
         if self.realtime:
@@ -113,8 +114,10 @@ def predict(config: Config) -> None:
         closing(Answerer(config.bus.endpoint("forecast"))) as answerer,
     ):
         publisher.wait_for(Prediction, config.bus.await_subscribers, service.PATIENCE)
+        spec = service.first_spec(config, stop)
+        if spec is not None:
+            get_ready(config, spec)
         with service.subscriber(config, ["plant"], Spec, Sample) as stream:
-            spec = service.await_spec(config, stream, stop)
             while spec is not None:
                 spec = follow(config, spec, stream, publisher, answerer, stop)
 
@@ -202,7 +205,10 @@ def look_after_models(
         try:
             if isinstance(found, CheckpointError):
                 raise found
-            twin.refresh(*found)
+            if isinstance(found, str):
+                publisher.event("compiling", found, t)
+            else:
+                twin.refresh(*found)
         except CheckpointError as error:
             publisher.event("refused", str(error)[:1000], t)
     if twin.catch_up():

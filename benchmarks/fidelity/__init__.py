@@ -1,0 +1,1 @@
+"""`fidelity`: how true a twin is, against its limits and against others."""
