@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from twin.config import load
 from twin.kernels import disk
 from twin.messages import Spec
 from twin.service.prepare import Work, model_of, step, works
+from twin.settings import load
 
 ROOT = Path(__file__).parent.parent
 SMALL = "from twin.backends.opening import prepare; prepare('compiled', 'arx', {sizes})"

@@ -148,6 +148,16 @@ class TrainerConfig(Section):
     model_seed: int = Field(1, ge=0)
     """Seed of the first weights and of the choice of segments."""
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What is asked of a model's sizes; a family takes those that it has."""
+        return {
+            "hidden_size": self.hidden_size,
+            "layers": self.layers,
+            "taps": self.taps,
+            "window": self.sequence_length,
+        }
+
     @field_validator("model")
     @classmethod
     def _known(cls, model: str) -> str:

@@ -144,15 +144,7 @@ def model_of(config: Config, spec: Spec, directory: Path | None) -> tuple[str, S
     if checkpoint is not None:
         return checkpoint.family, checkpoint.sizes
     asked = config.trainer
-    return chosen(
-        spec,
-        asked.model,
-        None,
-        hidden_size=asked.hidden_size,
-        layers=asked.layers,
-        taps=asked.taps,
-        window=asked.sequence_length,
-    )
+    return chosen(spec, asked.model, None, **asked.sizes)
 
 
 # -- doing it ----------------------------------------------------------------------------------------
