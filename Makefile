@@ -1,26 +1,32 @@
 # make run    install, then simulator, twin and trainer with a live view, until Ctrl-C
 # make test   install with the development extras, then format, lint, types, tests
-# make setup  the installing alone
+# make setup  the installing alone, and the compiling of what a run needs for this CPU (twin prepare)
 # make quick  the tests that take seconds
+# make exhaustive  all tests, with every case of the sweeps of which `make test` runs the most telling (docs/testing.md)
 # make gpu    on a machine with a CUDA device: parity, steps, fleets, a refit; ARGS=--rehearse without one
 # make bench  all benchmarks in full, their figures into benchmarks/results; make bench ARGS="step --quick" one
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
 NPM := $(shell command -v npm 2>/dev/null)
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: run test quick bench gpu setup setup-dev setup-bench clean
+.PHONY: run test quick exhaustive bench gpu setup setup-dev setup-bench clean
 
-run: setup
+run: .venv/installed
 	@$(BIN)/twin run $(ARGS)
 
 test: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 quick: setup-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow and not exhaustive"
+
+exhaustive: setup-dev
+	$(PYTEST) -m "exhaustive or not exhaustive" --hypothesis-profile exhaustive
 
 bench: setup-bench
 	@$(BIN)/python -m benchmarks $(or $(ARGS),all --json benchmarks/results)
@@ -29,6 +35,9 @@ gpu:
 	@$(PYTHON) -m benchmarks.gpu $(ARGS)
 
 setup: .venv/installed
+	@echo "2/2  compiling for this CPU, once"
+	@$(BIN)/twin prepare
+
 setup-dev: .venv/installed-dev
 setup-bench: .venv/installed-bench
 
@@ -38,15 +47,18 @@ setup-bench: .venv/installed-bench
 	$(PYTHON) -m venv .venv || { echo "no venv module: on Debian and Ubuntu, apt install python3-venv"; rm -rf .venv; exit 1; }
 
 .venv/installed: pyproject.toml | .venv/bin/pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@echo "1/2  installing into .venv: pip says what it downloads, and how much; torch is the largest"
+	@$(PIP) --editable .
 	@touch $@
 
 .venv/installed-bench: pyproject.toml | .venv/bin/pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@echo "installing into .venv, with what the benchmarks compare with"
+	@$(PIP) --editable '.[bench]'
 	@touch $@ .venv/installed
 
 .venv/installed-dev: pyproject.toml tests/node/package.json | .venv/bin/pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo "installing into .venv, with what the tests need"
+	@$(PIP) --editable '.[dev]'
 	$(if $(NPM),cd tests/node && npm install --silent --no-audit --no-fund,@echo "no npm: the Node.js subscriber's test will be skipped")
 	@touch $@ .venv/installed .venv/installed-bench
 

@@ -4,10 +4,17 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 # They import Triton, which some machines do not have; and whoever loads a kernel before tests/test_fused.py
 # has asked for Triton's interpreter has it for a GPU.
 collect_ignore = ["twin/backends/fused.py", "twin/backends/fused_kernel.py", "benchmarks/step/fma.py"]
+
+# The same examples in every run: what fails, fails again. `make exhaustive` draws many more, and others each
+# time. No deadlines: machines are busy, and compile at a first call.
+settings.register_profile("default", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("exhaustive", max_examples=2_000, deadline=None, print_blob=True)
+settings.load_profile("default")
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ import numpy as np
 from simulators import motor
 from twin.checkpoint import Checkpoint, save
 from twin.errors import TwinError
-from twin.models.model import new_model
+from twin.models.opening import new_model
 from twin.models.scaling import Scaling
 
 ROOT: Final = Path(__file__).parent.parent

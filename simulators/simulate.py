@@ -21,11 +21,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.integrate import ode
 from scipy.optimize import brentq
 
 from simulators.dc_motor import DCMotor
-from simulators.plant import Plant, Vector
+from simulators.plant import Plant, Rhs, Vector
 from simulators.scenario import Scenario
 from simulators.sensors import SensorNoise
 from simulators.signals import Signal
@@ -98,7 +100,10 @@ class Solver:
     """Takes a plant over a stretch of time in which its inputs are constant. Holds no state of the plant."""
 
     def __init__(self) -> None:
-        self._ode = ode(None)
+        self._ode = ode(self._slope).set_integrator("dop853", rtol=RTOL, atol=ATOL, nsteps=100_000)
+        # each start hands over this callback as well: a new bound method, were it not replaced
+        self._ode._integrator._solout = _go_on
+        self._rhs: Rhs = _standstill
         self._plant: Plant | None = None
         self._reached: Vector = ()
 
@@ -119,20 +124,19 @@ class Solver:
             dt -= at
         return end
 
+    def _slope(self, t: float, x: NDArray[np.float64]) -> Vector:
+        """The one right-hand side that SciPy is given: dop853 of SciPy 1.17 never lets go of a function that
+        it was handed, so one for each sample would fill the memory (0.7 kB a sample)."""
+        return self._rhs(t, x)
+
     def _flow(self, plant: Plant, x: Vector, u: Vector, mode: int) -> Callable[[float], Vector]:
         """The solution from `x` as a function of the time since, as if the mode never ended."""
         solver = self._ode
         if plant is not self._plant:  # measured: of all first steps, this needs the fewest evaluations
-            solver.set_integrator(
-                "dop853",
-                rtol=RTOL,
-                atol=ATOL,
-                first_step=plant.quickest,
-                max_step=STABLE * plant.quickest,
-                nsteps=100_000,
-            )
-            self._plant = plant
-        solver.f = plant.rhs(u, mode)  # a new solver for it would cost as much again as the sample
+            steps = solver._integrator
+            steps.first_step, steps.max_step = plant.quickest, STABLE * plant.quickest
+            self._plant, self._reached = plant, ()  # to begin anew is what makes these bounds count
+        self._rhs = plant.rhs(u, mode)
 
         def flow(t: float) -> Vector:
             if not t:
@@ -149,6 +153,14 @@ class Solver:
             return self._reached
 
         return flow
+
+
+def _standstill(t: float, x: NDArray[np.float64]) -> Vector:
+    return (0.0,) * len(x)
+
+
+def _go_on(t: float, x: NDArray[np.float64]) -> int:
+    return 1
 
 
 def _mode_end(

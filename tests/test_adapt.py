@@ -13,11 +13,12 @@ import pytest
 from simulators import motor
 from simulators.dc_motor import DCMotor
 from simulators.quick_motor import quick
+from tests.models import new_network
 from twin.backends.compiled import Compiled
 from twin.checkpoint import Checkpoint
 from twin.kernels import rls
 from twin.messages import Sample, Spec
-from twin.models.model import Model, new_model
+from twin.models.network import Network
 from twin.models.scaling import Scaling
 from twin.twin import Twin
 
@@ -42,12 +43,14 @@ def other() -> DCMotor:
 def checkpoint(family: str = "gru", layers: int = 1) -> Checkpoint:
     """A model whose linear part is fitted to the motor, and whose hidden units say something small."""
     z = quick(MOTOR, 20_000, seed=11).z
-    model = new_model(family, SPEC, Scaling.of(z, 2), hidden_size=12, layers=layers, taps=8, window=8, seed=3)
-    model.fit_readout(z)
+    model = new_network(
+        family, SPEC, Scaling.of(z, 2), hidden_size=12, layers=layers, taps=8, window=8, seed=3
+    )
+    model.fit(z)
     return of(model, one_step_rmse=(0.0031, 0.16))
 
 
-def of(model: Model, one_step_rmse: tuple[float, float]) -> Checkpoint:
+def of(model: Network, one_step_rmse: tuple[float, float]) -> Checkpoint:
     metrics = {f"one_step_rmse.{name}": e for name, e in zip(SPEC.outputs, one_step_rmse, strict=True)}
     return Checkpoint(1, None, model.family, model.sizes, SPEC, model.tensors(), metrics=metrics)
 
@@ -202,7 +205,7 @@ def test_who_cannot_adapt_takes_the_wish_without_effect(family: str, rows: int) 
 def test_a_twin_tells_its_predictors_to_adapt_but_not_in_a_gap() -> None:
     twin = Twin(SPEC, window=50, adapt=True)
     twin.refresh(checkpoint())
-    assert twin.spare is not None and twin.spare.adapting
+    assert twin.models.spare is not None and twin.models.spare.adapting
     twin.catch_up()
     wishes: list[bool] = []
     active = twin.active

@@ -29,9 +29,9 @@ from benchmarks.step.rivals import network, samples
 from benchmarks.step.streams import figures as growth_figures
 from benchmarks.step.timers import in_a_row, one_by_one, rival, turn
 from benchmarks.subject import Subject
+from twin.backends.opening import available_backends
 from twin.errors import BackendError, TwinError
-from twin.models import GATES, NETWORKS
-from twin.predictor import available_backends
+from twin.families import GATES, NETWORKS, Cell, family_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -327,6 +327,12 @@ def test_a_quick_look_at_swaps_loses_nothing_and_takes_up_every_model(tmp_path: 
     assert control["swaps"] == 0
 
 
+def network_cell(family: str) -> Cell:
+    cell = family_of(family).cell
+    assert cell is not None
+    return cell
+
+
 @pytest.mark.parametrize("more", [{"window": 1}, {"taps": 3, "window": 7}], ids=["one sample", "several"])
 @pytest.mark.parametrize("family", NETWORKS)
 def test_onnxruntime_runs_the_same_network(
@@ -335,7 +341,7 @@ def test_onnxruntime_runs_the_same_network(
     checkpoint, z = network(family, 12, **more), samples(40)
     session = onnx_models.open_checked(checkpoint, z)
     assert np.isfinite(session.y).all() and session.y.std() > 0
-    if (gates := GATES[family]) > 1:  # in torch's own order it would be another network
+    if (gates := GATES[network_cell(family)]) > 1:  # in torch's own order it would be another network
         monkeypatch.setitem(onnx_models.GATE_ORDERS, family, list(range(gates)))
         with pytest.raises(TwinError, match="onnxruntime answers otherwise than"):
             onnx_models.open_checked(checkpoint, z)

@@ -22,9 +22,9 @@ import safetensors.numpy
 from twin import checkpoint as module
 from twin.checkpoint import KEPT, Checkpoint, load, newest, numbers, path_of, prune, save
 from twin.errors import CheckpointError
+from twin.families import FAMILIES, sizes_of, tensor_shapes
 from twin.manifest import decode, encode
 from twin.messages import Spec
-from twin.models import FAMILIES, sizes_of, tensor_shapes
 
 SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001, units={"speed": "rad/s"})
 FILES = ("weights.safetensors", "manifest.json")

@@ -21,12 +21,12 @@ import typer
 
 from twin.checkpoint import Checkpoint, save
 from twin.cli import app
+from twin.families import sizes_of, tensor_shapes
 from twin.messages import Spec
-from twin.models import sizes_of, tensor_shapes
 
 pytestmark = pytest.mark.timeout(300)  # thirty starts of Python, on a machine that may be busy
 
-COMMANDS = ("simulate", "predict", "train", "watch", "run", "forecast", "fit", "evaluate")
+COMMANDS = ("simulate", "predict", "train", "watch", "run", "prepare", "forecast", "fit", "evaluate")
 SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.005)
 
 
@@ -55,6 +55,14 @@ CASES = [
     Case(f"{RECORDED} --file {{here}}/words.csv --dt 0.1", "line 3, column 'y': 'off' is no finite number"),
     Case(f"{RECORDED} --file {{here}}/good.csv", "no column t_s; give the sample time, e.g. --dt"),
     Case(f"{RECORDED},z --file {{here}}/good.csv --dt 0.1", "no column 'z'; there are u, y"),
+    Case("simulate --file {here}/good.csv --inputs u --outputs y", "--file .* add --plant recorded"),
+    Case(
+        "run --duration 1 --hidden-size 16", "--hidden-size: physics, which --model auto takes .* --model gru"
+    ),
+    Case("run --duration 1 --config {here}/unused.toml", "--layers: arx has no use for it"),
+    Case("train --source live --hidden-size 16", "--hidden-size: physics, which --model auto takes"),
+    Case("prepare --model physics --taps 4", "--taps: physics has no use for it"),
+    Case("run --duration 1 --free-run 2", "--free-run is for the report: add --report"),
     Case("run --duration 1 --report /nowhere/r.json", "name a file in a directory that exists"),
     Case("run --duration 1 --run-dir {here}/good.csv", "choose another --run-dir"),
     Case("watch --run-dir {here}/good.csv", "choose another --run-dir"),
@@ -91,6 +99,7 @@ def checkpoint(spec: Spec) -> Checkpoint:
 
 def materials(here: Path) -> None:
     (here / "unknown.toml").write_text("[trainer]\nhiden = 3\n")
+    (here / "unused.toml").write_text('[trainer]\nmodel = "arx"\nlayers = 2\n')
     (here / "binary.csv").write_bytes(b"u,y\n\xff\xfe\0\x80\n")
     (here / "short.csv").write_text("u,y\n1,2\n3,4\n5\n")
     (here / "words.csv").write_text("u,y\n1,2\n3,off\n5,6\n")

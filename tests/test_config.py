@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from twin.config import SECTIONS, Config, load
+from twin.backends.opening import BACKENDS
+from twin.config import SECTIONS, Config
 from twin.errors import ConfigError, TwinError
-from twin.models import FAMILIES
-from twin.predictor import BACKENDS
+from twin.families import FAMILIES
+from twin.settings import load
+from twin.unused import SIZES, refuse_unused
 
 
 def written(folder: Path, text: str, name: str = "settings.toml") -> Path:
@@ -29,10 +31,10 @@ def test_the_command_line_comes_before_the_file_and_the_file_before_the_defaults
 
 
 def test_what_was_loaded_can_be_handed_to_another_process(tmp_path: Path) -> None:
-    """`twin run` gives its children the settings as JSON."""
+    """`twin run` gives its children what was set as JSON: a default is nobody's wish there either."""
     config = load(None, plant={"parameters": ["resistance=8"], "duration": 3.0}, trainer={"model": "lstm"})
     path = tmp_path / "config.json"
-    path.write_text(config.model_dump_json())
+    path.write_text(config.model_dump_json(exclude_unset=True))
     assert load(path).model_dump() == config.model_dump()
 
 
@@ -112,7 +114,7 @@ def test_the_choices_are_those_that_there_are() -> None:
         load(None, trainer={"model": model})
     for backend in BACKENDS:
         load(None, twin={"backend": backend})
-    with pytest.raises(ConfigError, match="--model = 'transformer': input should be 'auto', 'arx'"):
+    with pytest.raises(ConfigError, match="--model = 'transformer': is none of auto, arx, gru"):
         load(None, trainer={"model": "transformer"})
     with pytest.raises(ConfigError, match="--backend"):
         load(None, twin={"backend": "abacus"})
@@ -122,3 +124,64 @@ def test_the_choices_are_those_that_there_are() -> None:
 def test_every_setting_is_described(section: str, model: Any) -> None:
     for name, field in model.model_fields.items():
         assert field.description and field.description[0].isupper(), f"{section}.{name}"
+
+
+# -- settings without effect -------------------------------------------------------------------------
+
+UNUSED: list[tuple[dict[str, Any], str]] = [
+    ({"plant": {"file": "m.csv"}}, "--file is for a recording: add --plant recorded"),
+    ({"plant": {"dt": 0.1}}, "--dt is for a recording"),
+    ({"plant": {"plant": "recorded", "file": "m.csv", "rate": 50.0}}, "--rate is for a simulated motor"),
+    ({"plant": {"plant": "recorded", "file": "m.csv", "noise": False}}, "--noise is for a simulated motor"),
+    ({"trainer": {"model": "physics", "hidden_size": 16}}, "--hidden-size: physics has no use .* gru"),
+    ({"trainer": {"model": "physics", "learning_rate": 0.1}}, "--learning-rate: physics has no use"),
+    ({"trainer": {"model": "arx", "layers": 2}}, "--layers: arx has no use"),
+    ({"trainer": {"model": "gru", "sequence_length": 5}}, "--sequence-length: gru .* --model window-rnn"),
+    ({"trainer": {"model": "window-rnn", "taps": 5}}, "--taps: window-rnn has no use"),
+    ({"trainer": {"sequence_length": 5}}, "--sequence-length: --model auto has no use"),
+    ({"twin": {"backend": "eager", "adapt": True}}, "--adapt: the backend eager does not adapt"),
+    ({"twin": {"adapt": True}, "trainer": {"model": "window-rnn"}}, "--adapt: window-rnn does not adapt"),
+    ({"report": {"free_run": 2.0}}, "--free-run is for the report: add --report FILE"),
+]
+
+
+@pytest.mark.parametrize(("given", "advice"), UNUSED)
+def test_a_setting_without_effect_is_refused_with_what_would_give_it_one(
+    given: dict[str, Any], advice: str
+) -> None:
+    with pytest.raises(ConfigError, match=advice):
+        load(None, **given)
+
+
+def test_only_what_was_really_set_can_be_without_effect(tmp_path: Path) -> None:
+    for model in FAMILIES:
+        load(None, trainer={"model": model})  # whose defaults are for other families too
+    load(None, plant={"plant": "recorded", "file": "m.csv"})
+    load(None, twin={"backend": "eager", "adapt": False}, trainer={"hidden_size": 8, "layers": 2})
+    with pytest.raises(ConfigError, match="--hidden-size: physics"):  # though it is the default
+        load(None, trainer={"model": "physics", "hidden_size": 32})
+    path = written(tmp_path, '[trainer]\nmodel = "arx"\nlayers = 1\n')
+    with pytest.raises(ConfigError, match="--layers: arx"):
+        load(path)
+
+
+def test_what_auto_takes_for_the_plant_at_hand_decides() -> None:
+    config = load(None, trainer={"hidden_size": 8})
+    refuse_unused(config, "gru")
+    with pytest.raises(ConfigError, match="--hidden-size: physics, which --model auto takes for this plant"):
+        refuse_unused(config, "physics")
+
+
+def test_each_setting_of_a_model_is_of_use_to_some_family() -> None:
+    for name in SIZES:
+        value = getattr(Config().trainer, name)
+        used = [model for model in FAMILIES if _loads(trainer={"model": model, name: value})]
+        assert 0 < len(used) < len(FAMILIES), name
+
+
+def _loads(**given: dict[str, Any]) -> bool:
+    try:
+        load(None, **given)
+    except ConfigError:
+        return False
+    return True

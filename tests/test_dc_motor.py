@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simulators.dc_motor import MOTORS, UNITS, DCMotor, motor
@@ -72,7 +72,6 @@ def test_equations() -> None:
 
 
 @given(volts=st.floats(-0.999, 0.999), load=st.floats(-0.999, 0.999), start=st.floats(-1, 1))
-@settings(max_examples=30, deadline=None)
 def test_standing_motor_stays_below_breakaway(volts: float, load: float, start: float) -> None:
     """Whatever the torques: as long as K_t i - τ_L stays within ±τ_c, the speed is 0 exactly."""
     slack = 1 - abs(load)  # what the load leaves of the friction, for the current
@@ -86,7 +85,6 @@ def test_standing_motor_stays_below_breakaway(volts: float, load: float, start: 
 
 
 @given(excess=st.floats(1e-6, 1.0), side=st.sampled_from([-1, 1]), by_load=st.booleans())
-@settings(max_examples=30, deadline=None)
 def test_standing_motor_breaks_away_above(excess: float, side: int, by_load: bool) -> None:
     torque = side * QUBE.coulomb_friction * (1 + excess)
     volts = torque / QUBE.torque_constant * QUBE.resistance
@@ -101,7 +99,6 @@ def test_standing_motor_breaks_away_above(excess: float, side: int, by_load: boo
 @given(
     speed=st.floats(-200, 200), dry=st.floats(0, 0.01), viscous=st.floats(0, 1e-4), current=st.floats(-2, 2)
 )
-@settings(max_examples=30, deadline=None)
 def test_friction_never_creates_energy(speed: float, dry: float, viscous: float, current: float) -> None:
     """A shorted motor without load: its energy only falls, and dry friction brings it to a stand for good."""
     m = replace(QUBE, coulomb_friction=dry, viscous_friction=viscous)

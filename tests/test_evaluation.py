@@ -8,12 +8,12 @@ import torch
 from rich.console import Console
 
 from benchmarks.fidelity.recordings import arx_online, measure, table
+from tests.models import new_network, open_network
 from twin.checkpoint import Checkpoint
 from twin.errors import RecordingError
 from twin.evaluation import Evaluation, evaluate, first_judged
 from twin.messages import Spec
 from twin.metrics import autocorrelation, ljung_box, nrmse, vaf_percent
-from twin.models.model import new_model, open_model
 from twin.models.scaling import Scaling
 
 SPEC = Spec(inputs=("u",), outputs=("y", "v"), dt=0.1)
@@ -32,8 +32,8 @@ def lag(samples: int, noise: float = 0.0, seed: int = 0) -> np.ndarray:
 
 def some_model(z: np.ndarray) -> Checkpoint:
     """A model that is neither perfect nor useless, and uses its hidden state."""
-    model = new_model("gru", SPEC, Scaling.of(z, 2), hidden_size=5, taps=3, seed=2)
-    model.fit_readout(z)
+    model = new_network("gru", SPEC, Scaling.of(z, 2), hidden_size=5, taps=3, seed=2)
+    model.fit(z)
     with torch.no_grad():
         model.core.readout.weight[:, :5] = 0.1
     return Checkpoint(1, None, "gru", model.sizes, SPEC, model.tensors())
@@ -43,7 +43,7 @@ def test_what_is_judged_is_what_the_model_answers() -> None:
     z = lag(200)
     checkpoint = some_model(z)
     found = evaluate(checkpoint, z, horizon=7, skip=20)
-    model, x = open_model(checkpoint).eval(), torch.from_numpy(z[None].astype(np.float32))
+    model, x = open_network(checkpoint).eval(), torch.from_numpy(z[None].astype(np.float32))
     with torch.no_grad():
         ahead, _ = model(x, model.initial_state(1))
         _, state = model(x[:, :19], model.initial_state(1))

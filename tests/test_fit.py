@@ -15,14 +15,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from tests.models import new_network
 from twin.checkpoint import Checkpoint, load, newest
 from twin.errors import ConfigError, RecordingError
 from twin.evaluation import evaluate
-from twin.fit import Fit, held_out
 from twin.messages import Spec
 from twin.models.linear import MEMORIES, fit_linear
-from twin.models.model import new_model
 from twin.models.scaling import Scaling
+from twin.offline import Fit, held_out
 from twin.service.fit import seconds
 
 Array = NDArray[np.float64]
@@ -63,7 +63,7 @@ def found(fit: Fit, turns: int) -> Checkpoint:
 
 def test_what_is_found_runs_free_where_a_linear_model_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, samples in (("WARM", 20), ("LENGTH", 40)):  # enough for this plant, and quick
-        monkeypatch.setattr(f"twin.fit.{name}", samples)
+        monkeypatch.setattr(f"twin.offline.{name}", samples)
     fit, test = Fit([record(1000), record(500, seed=1)], SPEC, "gru"), record(1000, seed=2)
     turns = fit.run(counted(1200))
     while next(turns).spent < 0.01:  # least squares
@@ -108,7 +108,7 @@ def test_least_squares_never_fits_the_step_between_two_recordings() -> None:
         for k in range(1, 200):
             y[k] = 0.8 * y[k - 1] + 0.2 * u[k - 1]
         stretches.append(np.stack([u, y], 1))
-    model = new_model("gru", SPEC, Scaling.of(np.concatenate(stretches), 1), hidden_size=2, taps=2)
+    model = new_network("gru", SPEC, Scaling.of(np.concatenate(stretches), 1), hidden_size=2, taps=2)
     fit_linear(model, stretches)
     for z in stretches:
         x = torch.from_numpy(z[None].astype(np.float32))
@@ -124,9 +124,9 @@ def test_some_hidden_units_average_and_see_an_offset_that_drifts(family: str) ->
     u, t = np.repeat(rng.uniform(-1, 1, 500), 8), np.arange(4000)
     offset = np.sin(t / 300)
     z = np.stack([u, np.append(0.0, u[:-1]) + offset + 0.3 * rng.standard_normal(4000)], 1)
-    model = new_model(family, SPEC, Scaling.of(z, 1), hidden_size=8, taps=2)
+    model = new_network(family, SPEC, Scaling.of(z, 1), hidden_size=8, taps=2)
     fit_linear(model, [z])
-    plain = new_model(family, SPEC, Scaling.of(z, 1), hidden_size=2, taps=2)  # too small for averages
+    plain = new_network(family, SPEC, Scaling.of(z, 1), hidden_size=2, taps=2)  # too small for averages
     fit_linear(plain, [z])
     x = torch.from_numpy(z[None].astype(np.float32))
     with torch.no_grad():

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.models import shaken_network
+from twin.families import NETWORKS
 from twin.messages import Spec
-from twin.models import NETWORKS
-from twin.models.model import Model, new_model
-from twin.models.scaling import Scaling
+from twin.models.network import Network
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 with pytest.MonkeyPatch.context() as environment:
@@ -37,16 +37,11 @@ def model_of(
     taps: int = 3,
     inputs: int = 1,
     outputs: int = 2,
-) -> Model:
-    """A model whose every weight takes part: a new one has a readout of zeros, which would hide faults."""
+) -> Network:
     names = [f"s{k}" for k in range(inputs + outputs)]
     spec = Spec(inputs=tuple(names[:inputs]), outputs=tuple(names[inputs:]), dt=0.001)
-    scaling = Scaling.of(samples(1, 200, inputs + outputs)[0], outputs)
-    model = new_model(family, spec, scaling, hidden_size=hidden_size, layers=layers, taps=taps, seed=3)
-    noise = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.2 * torch.randn(weight.shape, generator=noise))
+    z = samples(1, 200, inputs + outputs)[0]
+    model = shaken_network(family, z, spec, hidden_size=hidden_size, layers=layers, taps=taps)
     return model.requires_grad_(False).to(DEVICE)
 
 
@@ -57,7 +52,7 @@ def samples(rows: int, steps: int, features: int = 3) -> np.ndarray[tuple[int, .
     return np.asarray(walk * size + np.resize([0.0, 1.0, 200.0], features), np.float32)
 
 
-def assert_follows(model: Model, rows: int, steps: int = 4) -> None:
+def assert_follows(model: Network, rows: int, steps: int = 4) -> None:
     """Step by step, each from the state that the kernel itself has come to."""
     z = torch.from_numpy(samples(rows, steps, model.sizes["inputs"] + model.sizes["outputs"])).to(DEVICE)
     size = z[..., model.n_inputs :].abs().amax(dim=(0, 1)).double()

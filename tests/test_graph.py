@@ -10,15 +10,15 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from tests.models import new_network
 from twin.backends.eager import Eager
 from twin.backends.graph import Graph
+from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
 from twin.errors import BackendError
+from twin.families import GENERAL, NETWORKS
 from twin.messages import Spec
-from twin.models import GENERAL, NETWORKS
-from twin.models.model import new_model
 from twin.models.scaling import Scaling
-from twin.predictor import open_predictor
 
 SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
 TOLERANCE = 2e-6
@@ -37,7 +37,7 @@ def samples(rows: int, steps: int) -> npt.NDArray[np.float32]:
 def checkpoint_of(family: str, layers: int = 1, hidden_size: int = 32, taps: int = 3) -> Checkpoint:
     """A model whose every weight takes part: a new one has a readout of zeros, which would hide faults."""
     scaling = Scaling.of(samples(8, 500).reshape(-1, 3), n_outputs=2)
-    model = new_model(
+    model = new_network(
         family, SPEC, scaling, hidden_size=hidden_size, layers=layers, taps=taps, window=20, seed=3
     )
     noise = torch.Generator().manual_seed(4)

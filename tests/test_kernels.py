@@ -8,7 +8,9 @@ import os
 import pickle
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,18 +18,16 @@ import pytest
 import torch
 from numba import njit
 
+from tests.models import as_network, beginning, checkpoint_of, open_network, shaken
 from twin.backends import compiled
 from twin.backends.compiled import Compiled
-from twin.checkpoint import Checkpoint
+from twin.backends.opening import prepare
+from twin.families import GENERAL, family_of, sizes_of
 from twin.kernels.activations import logistic, tanh
-from twin.kernels.layout import FAMILIES as PLACES
+from twin.kernels.layout import layout_of
 from twin.messages import Spec
-from twin.models import GENERAL, sizes_of
-from twin.models.model import Model, new_model, open_model
-from twin.models.scaling import Scaling
-from twin.predictor import prepare
+from twin.models.network import Network
 
-SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
 PARITY = 2e-6
 """Largest error of a state, whose numbers are at most about one, and of an output in its own scale."""
 
@@ -98,27 +98,21 @@ def test_activations_at_the_ends_of_float32() -> None:
 # -- parity ------------------------------------------------------------------------------------------
 
 
-def model_of(family: str, hidden_size: int, layers: int, taps: int = 8, window: int = 10) -> Model:
+def model_of(family: str, hidden_size: int, layers: int, taps: int = 8, window: int = 10) -> Network:
     """A model whose every weight takes part, of signals that are far from zero."""
     wander = np.random.default_rng(5).normal(size=(500, 3)).cumsum(axis=0) * [2.0, 0.3, 40.0] + [0, 1, 200]
-    scaling = Scaling.of(wander, n_outputs=2)
-    model = new_model(
-        family, SPEC, scaling, hidden_size=hidden_size, layers=layers, taps=taps, window=window, seed=3
+    by = 1 / (2 * hidden_size**0.5)
+    model = as_network(
+        beginning(family, wander, hidden_size=hidden_size, layers=layers, taps=taps, window=window)
     )
-    noise = torch.Generator().manual_seed(4)
+    shaken(model, by)
     with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(torch.randn(weight.shape, generator=noise) / (2 * hidden_size**0.5))
-        readout = model.core.readout.weight
+        readout, noise = model.core.readout.weight, torch.Generator().manual_seed(5)
         readout.copy_(torch.randn(readout.shape, generator=noise) / readout.shape[1] ** 0.5)
     return model
 
 
-def checkpoint_of(model: Model) -> Checkpoint:
-    return Checkpoint(1, None, model.family, model.sizes, SPEC, model.tensors())
-
-
-def assert_parity(model: Model, steps: int, rows: int = 1) -> None:
+def assert_parity(model: Network, steps: int, rows: int = 1) -> None:
     """Every step against float64 torch, from the state that the compiled one stepped from."""
     predictor = Compiled(checkpoint_of(model), rows)
     scale, mean = model.scale.numpy(), model.mean.numpy()
@@ -129,7 +123,7 @@ def assert_parity(model: Model, steps: int, rows: int = 1) -> None:
     for k in range(steps):
         answers[k] = predictor.step(z[k])
         states[k + 1] = predictor.state
-    exact = open_model(checkpoint_of(model)).double()
+    exact = open_network(checkpoint_of(model)).double()
     step = exact.stepping()
     for first in range(0, steps, 10_000):
         part = slice(first, min(first + 10_000, steps))
@@ -146,18 +140,32 @@ def assert_parity(model: Model, steps: int, rows: int = 1) -> None:
         assert (error / size).max() <= PARITY
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize("hidden_size", [1, 7, 16, 33])
-@pytest.mark.parametrize("family", GENERAL)
+def sweep(sizes: list[tuple[int, int]], telling: list[tuple[int, int]]) -> list[Any]:
+    """(family, hidden size, layers), those that are not telling for `make exhaustive` only.
+
+    The linear model has neither hidden units nor layers: one case is all there is of it.
+    """
+    cases = [(family, *size) for family in GENERAL for size in (sizes if family != "arx" else telling[:1])]
+    return [
+        pytest.param(*case, marks=() if case[1:] in telling else pytest.mark.exhaustive) for case in cases
+    ]
+
+
+@pytest.mark.parametrize(
+    ("family", "hidden_size", "layers"),
+    # one unit; less than a vector; a whole vector in every layer; vectors and one unit more
+    sweep(list(product((1, 7, 16, 33), (1, 2, 3))), telling=[(1, 1), (7, 2), (16, 3), (33, 1)]),
+)
 def test_every_step_is_that_of_float64(family: str, hidden_size: int, layers: int) -> None:
     assert_parity(model_of(family, hidden_size, layers), steps=1_000)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("hidden_size", [16, 32, 64, 128])
-@pytest.mark.parametrize("family", GENERAL)
+@pytest.mark.parametrize(
+    ("family", "hidden_size", "layers"),
+    sweep(list(product((16, 32, 64, 128), (1, 2))), telling=[(32, 1)]),  # the default model
+)
 def test_every_one_of_100_000_steps_is_that_of_float64(family: str, hidden_size: int, layers: int) -> None:
     assert_parity(model_of(family, hidden_size, layers), steps=100_000)
 
@@ -188,11 +196,8 @@ def test_any_number_of_inputs_and_outputs(sizes: tuple[int, int, int, int]) -> N
         inputs=tuple(f"u{i}" for i in range(inputs)), outputs=tuple(f"y{i}" for i in range(outputs)), dt=0.1
     )
     z = np.random.default_rng(2).normal(size=(30, 1, inputs + outputs)).astype(np.float32)
-    model = new_model("gru", spec, Scaling.of(z[:, 0], outputs), hidden_size=hidden_size, taps=taps)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
-    predictor = Compiled(Checkpoint(1, None, "gru", model.sizes, spec, model.tensors()), 1)
+    model = as_network(shaken(beginning("gru", z[:, 0], spec, hidden_size=hidden_size, taps=taps), by=0.1))
+    predictor = Compiled(checkpoint_of(model, spec=spec), 1)
     with torch.no_grad():
         wanted, _ = model(torch.from_numpy(z).transpose(0, 1), model.initial_state(1))
     found = np.stack([predictor.step(each)[0].copy() for each in z])
@@ -215,7 +220,7 @@ def test_a_sample_that_is_not_finite_shows_in_the_answer(family: str) -> None:
 def test_a_step_allocates_nothing() -> None:
     import tracemalloc
 
-    predictor = Compiled(checkpoint_of(model_of("gru", 32, 1)), 1)
+    predictor = Compiled(checkpoint_of(model_of("gru", 16, 1)), 1)
     predictor.step(predictor.sample)
     tracemalloc.start()
     try:
@@ -259,7 +264,7 @@ def test_what_is_refused_leaves_the_state_as_it_was() -> None:
 @pytest.mark.parametrize("damage", [b"", b"nonsense"], ids=["emptied", "overwritten"])
 def test_a_damaged_cache_costs_a_compilation_and_no_more(tmp_path: Path, damage: bytes) -> None:
     program = (
-        "from twin.predictor import prepare; from twin.models import sizes_of;"
+        "from twin.backends.opening import prepare; from twin.families import sizes_of;"
         "prepare('compiled', 'rnn', sizes_of('rnn', 1, 2, 8))"
     )
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
@@ -275,7 +280,7 @@ def test_a_damaged_cache_costs_a_compilation_and_no_more(tmp_path: Path, damage:
 
 
 def test_without_a_compiler_there_is_advice() -> None:
-    program = "from twin.predictor import load_backend; load_backend('compiled')"
+    program = "from twin.backends.opening import load_backend; load_backend('compiled')"
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
@@ -284,13 +289,15 @@ def test_without_a_compiler_there_is_advice() -> None:
 
 
 def test_every_family_has_its_kernel() -> None:
-    assert set(PLACES) == set(GENERAL)
+    for family in GENERAL:
+        layout = layout_of(family, sizes_of(family, 1, 2, 8))
+        assert family_of(family).cell == layout.cell
 
 
 def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     """The kernel comes from the disk: no file appears, and none is written again."""
     program = (
-        "from twin.predictor import prepare; from twin.models import sizes_of; import sys;"
+        "from twin.backends.opening import prepare; from twin.families import sizes_of; import sys;"
         "prepare('compiled', 'rnn', sizes_of('rnn', 1, 2, 8)); print('torch' in sys.modules)"
     )
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
@@ -311,13 +318,13 @@ def test_other_sizes_and_other_sources_are_other_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the cache's key must hold: a kernel of other sizes, or of another version, is never taken."""
-    from twin.kernels import cache, follow, free_run
+    from twin.kernels import disk, follow, free_run
 
     def forget() -> None:
         follow.compiled.cache_clear()
         free_run.free_runner.cache_clear()
 
-    monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     forget()
 
     def codes() -> int:
@@ -327,7 +334,7 @@ def test_other_sizes_and_other_sources_are_other_code(
     prepare("compiled", "rnn", sizes_of("rnn", 1, 2, 9))
     assert codes() == 4  # a step and a free run of each
     assert len(list(tmp_path.rglob("*.nbi"))) == 4  # each has an index of its own
-    monkeypatch.setattr(cache, "VERSION", 1)
+    monkeypatch.setattr(disk, "VERSION", 1)
     forget()
     prepare("compiled", "rnn", sizes_of("rnn", 1, 2, 8))
     assert codes() == 6
@@ -337,10 +344,12 @@ def test_other_sizes_and_other_sources_are_other_code(
 def test_without_a_place_for_the_cache_it_compiles_all_the_same(tmp_path: Path) -> None:
     """A read-only installation and a home that is none: no error, only the time of a compilation."""
     program = (
-        "from numba.core import caching;"
-        "(getattr(caching, 'CacheImpl', None) or caching._CacheImpl)._locator_classes = [];"
-        "from twin.predictor import prepare; from twin.models import sizes_of;"
+        "from twin.backends.opening import prepare; from twin.families import sizes_of;"
         "prepare('compiled', 'rnn', sizes_of('rnn', 1, 2, 4)); print('compiled')"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    (tmp_path / "file").write_text("where a directory cannot be made")
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "file")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "compiled\n"

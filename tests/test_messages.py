@@ -182,7 +182,7 @@ def test_mutated_frames_raise_message_errors_only() -> None:
 
 
 @given(name=st.binary(max_size=200), payload=st.binary(max_size=400))
-@settings(max_examples=300)
+@settings(max_examples=max(300, settings().max_examples))  # quick ones
 def test_noise_raises_message_errors_only(name: bytes, payload: bytes) -> None:
     with pytest.raises(MessageError):
         unpack(name, payload)

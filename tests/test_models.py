@@ -12,18 +12,17 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from tests.models import SIZES, SPEC, as_network, beginning, shaken
 from twin.errors import SpecError
-from twin.messages import Spec
-from twin.models import GENERAL, check_sizes, sizes_of, state_size, tensor_shapes
-from twin.models.model import Model, new_model
+from twin.families import GENERAL, check_sizes, sizes_of, state_size, tensor_shapes
+from twin.models.network import Network
+from twin.models.opening import new_model
 from twin.models.scaling import Scaling
 
 torch.set_num_threads(1)
 
 Array = npt.NDArray[Any]
-SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
-WINDOW = 5
-TAPS = 3
+WINDOW, TAPS = SIZES["window"], SIZES["taps"]
 
 
 def motor(steps: int, seed: int = 0) -> Array:
@@ -39,14 +38,10 @@ def motor(steps: int, seed: int = 0) -> Array:
     return z
 
 
-def model_of(family: str, layers: int = 1, randomised: bool = True) -> Model:
-    scaling = Scaling.of(motor(300), n_outputs=2)
-    model = new_model(family, SPEC, scaling, hidden_size=4, layers=layers, taps=TAPS, window=WINDOW, seed=1)
+def model_of(family: str, layers: int = 1, randomised: bool = True) -> Network:
+    model = as_network(beginning(family, motor(300), seed=1, layers=layers))
     if randomised:
-        noise = torch.Generator().manual_seed(2)
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight.add_(0.2 * torch.randn(weight.shape, generator=noise))
+        shaken(model, seed=2)
     return model
 
 
@@ -80,7 +75,7 @@ CELLS: dict[str, Callable[..., tuple[Array, Array]]] = {
 }
 
 
-def plainly(model: Model, z: Array) -> Array:
+def plainly(model: Network, z: Array) -> Array:
     """What a model should answer to samples (T, F): one row, one sample, one layer at a time, in float64."""
     tensors = {name: a.astype(np.float64) for name, a in model.tensors().items()}
     x = (z - tensors["mean"]) / tensors["scale"]
@@ -208,7 +203,7 @@ def test_training_beats_persistence_on_a_known_plant(family: str) -> None:
 @pytest.mark.parametrize("family", ["arx", "gru", "lstm", "rnn"])
 def test_the_readout_s_start_finds_a_linear_plant(family: str) -> None:
     model = model_of(family)
-    model.fit_readout(motor(300))
+    model.fit(motor(300))
     z = torch.from_numpy(motor(200, seed=5)[None]).float()
     with torch.no_grad():
         _, state = model(z[:, : TAPS - 1], model.initial_state(1))  # fills the taps
@@ -226,14 +221,14 @@ def test_the_readout_s_start_survives_a_signal_that_does_not_vary() -> None:
     z = motor(300)
     z[:, 0] = 12.0
     model = model_of("gru")
-    model.fit_readout(z)
+    model.fit(z)
     assert all(np.isfinite(a).all() for a in model.tensors().values())
 
 
 def test_without_a_direct_term_the_readout_s_start_changes_nothing() -> None:
     model = model_of("window-rnn")
     before = model.tensors()
-    model.fit_readout(motor(300))
+    model.fit(motor(300))
     assert all(np.array_equal(before[name], a) for name, a in model.tensors().items())
 
 

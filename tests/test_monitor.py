@@ -234,3 +234,25 @@ def test_an_output_that_does_not_vary_has_no_fit() -> None:
     """Minus infinity is no JSON."""
     still = np.zeros((5, 2))
     assert Monitor(SPEC).free_run_fit([(still, still + 1.0)]) == {}
+
+
+def test_the_report_tells_when_the_first_model_answered_and_how_slow_the_first_minute_was() -> None:
+    monitor = Monitor(SPEC)
+    assert monitor.report()["first_model_s"] is None
+    slow = {100: 40_000_000, 61_000: 90_000_000}  # ns: one in the first minute, one after it
+    for seq in range(62_000):
+        monitor.observe(sample(seq))
+        monitor.observe(prediction(seq, model=int(seq >= 2_500)), 1_250_000 + slow.get(seq, 0))
+    report = monitor.report()
+    assert report["first_model_s"] == pytest.approx(2.501)
+    assert report["worst_answer_first_minute_ms"] == pytest.approx(40.25)
+    assert report["worst_answer_ms"] == pytest.approx(90.25)
+
+
+def test_the_view_says_what_is_compiled() -> None:
+    view = Dashboard("motor-1")
+    view.observe(SPEC)
+    view.observe(Event(name="compiling", text="compiling the step of gru 64 for this CPU", t=3.0, figures={}))
+    console = Console(file=io.StringIO(), width=120)
+    console.print(view.render())
+    assert "compiling the step of gru 64 for this CPU" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -19,17 +19,19 @@ from simulators import MOTORS, DCMotor, Scenario, SensorNoise, default_load, def
 from simulators.quick_motor import quick
 from simulators.scenario import Drift
 from simulators.simulate import Solver, simulate
+from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig
 from twin.errors import SpecError
-from twin.kernels.identify import guess, identify
+from twin.families import PHYSICAL, motor_columns
 from twin.kernels.motor import PARAMETERS, advance, room
 from twin.messages import Sample, Spec
-from twin.models import PHYSICAL, motor_columns
-from twin.models.model import Model, new_model
+from twin.models.identification import guess, identify
+from twin.models.model import Identifies, Model
+from twin.models.opening import new_model
 from twin.models.physics import Physics
 from twin.models.scaling import Scaling
-from twin.predictor import Predictor, open_predictor
+from twin.predictor import Predictor
 from twin.trainer import Trainer
 
 torch.set_num_threads(1)
@@ -71,7 +73,8 @@ def stream(
 
 def fitted(z: Array, family: str = "physics", spec: Spec | None = None, **sizes: int) -> Model:
     model = new_model(family, spec or QUBE.spec(DT), Scaling.of(z, 2), **sizes)
-    for _ in model.refit([z], known=False):
+    assert isinstance(model, Identifies)
+    for _ in model.identify([z], known=False):
         pass
     return model
 
@@ -328,7 +331,7 @@ def test_a_motor_that_settles_within_a_period_is_found() -> None:
     """A mechanical time constant of 4 ms, sampled every 20 ms."""
     plant, dt = motor("maxon-re25"), 0.02
     model = fitted(quick(plant, 900, dt=dt, seed=4).z, spec=plant.spec(dt))
-    values = {name: value for name, (value, _) in model.physical().items()}
+    values = {name: value for name, (value, _) in model.means().items()}
     assert values["R"] == pytest.approx(plant.resistance, rel=0.03)
     assert values["K"] == pytest.approx(plant.torque_constant, rel=0.01)
     assert values["J"] == pytest.approx(plant.inertia, rel=0.3)
@@ -364,8 +367,9 @@ def test_a_state_of_standstill_put_back_repeats_what_followed() -> None:
 )
 def test_where_there_is_no_motor_none_is_made_up(z: Array) -> None:
     model = new_model("physics", QUBE.spec(DT), Scaling.of(stream(1.0), 2))
+    assert isinstance(model, Physics)
     try:
-        for _ in model.refit([z], known=False):
+        for _ in model.identify([z], known=False):
             pass
     except SpecError:
         return
@@ -423,13 +427,13 @@ def test_after_a_change_the_refit_forgets_the_old_motor() -> None:
     drift = (Drift(parameter="resistance", factor=1.4, at=4.0),)
     trainer, passed = trained(stream(10.0, drift), "physics", (3_900, 9_900))
     assert passed == [True, True] and trainer.incumbent is not None
-    assert trainer.incumbent.physical()["R"][0] == pytest.approx(1.4 * 7.5, rel=0.01)
+    assert trainer.incumbent.means()["R"][0] == pytest.approx(1.4 * 7.5, rel=0.01)
 
 
 def test_a_twin_with_a_motor_needs_no_torch() -> None:
     code = (
-        "import sys, twin.backends.compiled as c; from twin.models import sizes_of; "
-        "c.prepare('hybrid', sizes_of('hybrid', 1, 2, 8)); sys.exit('torch' in sys.modules)"
+        "import sys; from twin.backends.opening import prepare; from twin.families import sizes_of; "
+        "prepare('compiled', 'hybrid', sizes_of('hybrid', 1, 2, 8)); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -444,7 +448,7 @@ def test_a_new_hybrid_is_its_physics() -> None:
         new_model(f, QUBE.spec(DT), scaling, hidden_size=8, taps=3) for f in ("hybrid", "physics")
     )
     for model in (hybrid, physics):
-        model.fit_readout(z)
+        model.fit(z)
     assert np.array_equal(answers(opened(hybrid), z[:300]), answers(opened(physics), z[:300]))
 
 

@@ -13,19 +13,18 @@ import numpy as np
 import pytest
 import torch
 
+from tests.models import SPEC, beginning, checkpoint_of, shaken
+from twin.backends.opening import available_backends, open_predictor
 from twin.checkpoint import Checkpoint, load, save
 from twin.errors import BackendError, CheckpointError, SpecError
-from twin.messages import Spec
-from twin.models import FAMILIES, PHYSICAL
-from twin.models.model import Model, new_model, open_model
-from twin.models.scaling import Scaling
-from twin.predictor import Predictor, available_backends, open_predictor
+from twin.families import FAMILIES, PHYSICAL, state_size
+from twin.models.model import Model
+from twin.models.network import Network
+from twin.models.opening import open_model
+from twin.predictor import Predictor
 
 torch.set_num_threads(1)
 
-SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
-WINDOW = 7
-TAPS = 3
 STEPS = 40
 TOLERANCE = 1e-6
 """Of a signal's largest value: float32 itself rounds at a sixteenth of that."""
@@ -70,17 +69,11 @@ class Case:
 
 
 def case_of(family: str, layers: int, backend: str) -> Case:
-    """A model whose every weight takes part: a new one has a readout of zeros, which would hide faults."""
     known = motor_samples(1)[0] if family in PHYSICAL else samples(1)[0]
-    scaling = Scaling.of(known, n_outputs=2)
-    model = new_model(family, SPEC, scaling, hidden_size=6, layers=layers, taps=TAPS, window=WINDOW, seed=3)
+    model = beginning(family, known, layers=layers)
     if family in PHYSICAL:
-        model.fit_readout(known)
-    noise = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.2 * torch.randn(weight.shape, generator=noise))
-    return Case(model, Checkpoint(1, None, family, model.sizes, SPEC, model.tensors()), backend)
+        model.fit(known)
+    return Case(shaken(model), checkpoint_of(model), backend)
 
 
 @pytest.fixture(
@@ -103,13 +96,26 @@ def stepped(
     return np.stack([predictor.step(z[:, k]).copy() for k in range(z.shape[1])], axis=1)
 
 
+Samples = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+
+
+def sequence(case: Case, z: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> tuple[Samples, Samples]:
+    """The answers and the last state of the whole sequence: of a network by torch at once, of a motor by the
+    reference that is written out."""
+    if isinstance(case.model, Network):
+        with torch.no_grad():
+            y, state = case.model(torch.from_numpy(z).float(), case.model.initial_state(len(z)))
+        return y.numpy(), state.numpy()
+    reference = open_predictor(case.checkpoint, "eager", len(z))
+    return stepped(reference, z), reference.state
+
+
 def test_stepping_equals_the_whole_sequence_at_once(case: Case) -> None:
     z = case.samples(2)
     predictor = case.open(rows=2)
-    with torch.no_grad():
-        at_once, state = case.model(torch.from_numpy(z).float(), case.model.initial_state(2))
+    at_once, state = sequence(case, z)
     case.assert_close(stepped(predictor, z), at_once)
-    assert np.abs(predictor.state - state.numpy()).max() < TOLERANCE
+    assert np.abs(predictor.state - state).max() < TOLERANCE
 
 
 def test_the_answers_depend_on_what_came_before(case: Case) -> None:
@@ -244,7 +250,7 @@ def test_a_sample_in_its_own_buffer_is_as_good_as_any(case: Case) -> None:
 def test_it_says_which_model_it_runs(case: Case) -> None:
     predictor = case.open(rows=3)
     assert (predictor.rows, predictor.number) == (3, 1)
-    assert predictor.state.shape == (3, case.model.state_size)
+    assert predictor.state.shape == (3, state_size(case.model.family, case.model.sizes))
     assert predictor.state.dtype == np.float32
 
 
@@ -262,7 +268,7 @@ def test_other_shapes_are_refused(case: Case) -> None:
         with pytest.raises(SpecError, match="shape"):
             predictor.free_run(z[:, 0], np.zeros(shape))
     with pytest.raises(SpecError, match="shape"):
-        predictor.state = np.zeros((1, case.model.state_size), np.float32)
+        predictor.state = np.zeros((1, state_size(case.model.family, case.model.sizes)), np.float32)
 
 
 def test_an_unknown_backend_names_those_there_are() -> None:

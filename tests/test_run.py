@@ -28,13 +28,11 @@ TINY = """
 [twin]
 window = 40
 [trainer]
-hidden_size = 8
-steps = 12
 period = 1.0
 horizon = 40
 history = 5.0
-batch = 16
 """
+TINY_NETWORK = "--hidden-size 8 --steps 12 --batch 16"
 
 
 def alive(pid: int) -> bool:
@@ -204,6 +202,9 @@ def test_the_report_says_how_good_and_how_fast(run: Run) -> None:
     latency = report["latency_us"]
     assert 0 < latency["p50"] <= latency["p99"] <= latency["p999"] <= latency["max"]
     assert isinstance(report["overruns"], int)
+    # a model comes with the first period of samples, not with the compiler
+    assert 1.0 <= report["first_model_s"] < 8.0
+    assert report["worst_answer_first_minute_ms"] == pytest.approx(latency["max"] / 1e3, abs=1e-3)
     for name in ("current", "speed"):
         figures = report["one_step"][name]
         assert set(figures) >= {"rmse", "persistence_rmse", "skill", "floor", "ratio", "coverage", "width"}
@@ -358,7 +359,9 @@ def test_a_recording_is_run_through_unpaced_and_every_sample_answered_once(place
         y += 0.1 * (3.0 * u - y)
     (place.root / "cart.csv").write_text("\n".join(rows) + "\n")
     recorded = "run --plant recorded --unpaced --file cart.csv --inputs u_V --outputs y_deg"
-    said = place.finish(place.start(f"{recorded} --free-run 0.4 --period 20 --report r.json --run-dir rd"))
+    said = place.finish(
+        place.start(f"{recorded} {TINY_NETWORK} --free-run 0.4 --period 20 --report r.json --run-dir rd")
+    )
     report = json.loads((place.root / "r.json").read_text())
     assert report["samples"] == report["predictions"] == report["published"] == 3_000, said
     assert report["lost"] == report["gaps"] == report["rejected"] == 0

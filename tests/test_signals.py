@@ -18,7 +18,7 @@ TEXTS = [f"{name}:2" for name in SIGNALS] + [
 
 @pytest.mark.parametrize("text", TEXTS)
 @given(seed=st.integers(0, 5), times=st.lists(st.floats(0, 1e5), min_size=1, max_size=20))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=settings().max_examples // 20)  # of each text
 def test_value_depends_on_time_and_seed_only(text: str, seed: int, times: list[float]) -> None:
     one, other = signal(text, seed), signal(text, seed)
     forth = [one(t) for t in times]

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.models import new_network
+from twin.families import sizes_of
 from twin.messages import Spec
-from twin.models import sizes_of
-from twin.models.model import Model, new_model
+from twin.models.network import Network
 from twin.models.scaling import Scaling
 
 torch.set_num_threads(1)
@@ -23,9 +24,9 @@ SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
 cases = pytest.mark.parametrize(("family", "layers", "taps"), CASES)
 
 
-def model_of(family: str, layers: int, taps: int, hidden: int = 3) -> Model:
+def model_of(family: str, layers: int, taps: int, hidden: int = 3) -> Network:
     """A model with weights and scaling that all take part."""
-    model = Model(family, sizes_of(family, 1, 2, hidden, layers, taps))
+    model = Network(family, sizes_of(family, 1, 2, hidden, layers, taps))
     noise = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for weight in model.parameters():
@@ -36,14 +37,14 @@ def model_of(family: str, layers: int, taps: int, hidden: int = 3) -> Model:
     return model
 
 
-def data(model: Model, rows: int, steps: int) -> tuple[Tensor, Tensor]:
+def data(model: Network, rows: int, steps: int) -> tuple[Tensor, Tensor]:
     """Samples (N, T, F) and a state (N, S) in float64."""
     noise = torch.Generator().manual_seed(3)
     z = torch.randn(rows, steps, 3, generator=noise, dtype=torch.float64)
     return z, torch.randn(rows, model.state_size, generator=noise, dtype=torch.float64)
 
 
-def outcome(model: Model, z: Tensor, state: Tensor, half: int) -> list[Tensor]:
+def outcome(model: Network, z: Tensor, state: Tensor, half: int) -> list[Tensor]:
     """Answers over the first samples, a free run over the rest, the state between them; and all gradients."""
     model.zero_grad()
     z, state = z.clone().requires_grad_(), state.clone().requires_grad_()
@@ -55,7 +56,7 @@ def outcome(model: Model, z: Tensor, state: Tensor, half: int) -> list[Tensor]:
     return [y.detach(), run.detach(), after.detach(), *(g for g in gradients if g is not None)]
 
 
-def assert_equal(model: Model, z: Tensor, state: Tensor, half: int, tolerance: float) -> None:
+def assert_equal(model: Network, z: Tensor, state: Tensor, half: int, tolerance: float) -> None:
     """Compiled (in training) and by torch (in evaluation), relative to each tensor's norm."""
     found, expected = (outcome(model.train(mode), z, state, half) for mode in (True, False))
     assert len(found) == len(expected) == 5 + len(list(model.parameters()))
@@ -163,7 +164,7 @@ def test_training_goes_the_same_way(family: str) -> None:
     segments = torch.from_numpy(z).float()
 
     def losses(compiled: bool) -> list[float]:
-        model = new_model(family, SPEC, scaling, hidden_size=16, taps=4, seed=1).train(compiled)
+        model = new_network(family, SPEC, scaling, hidden_size=16, taps=4, seed=1).train(compiled)
         optimiser = torch.optim.Adam(model.parameters(), 5e-3)
         found = []
         for _ in range(60):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Iterable
@@ -16,16 +17,18 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from simulators import SensorNoise, motor, signal, simulate
+from tests.models import as_network
 from twin.checkpoint import load, numbers, save
 from twin.config import Config, TrainerConfig
 from twin.errors import CheckpointError
+from twin.families import FAMILIES
 from twin.messages import Sample, Spec
-from twin.models import FAMILIES
 from twin.models.model import Model
+from twin.models.network import loss
 from twin.service.trainer import turn
-from twin.trainer import DARING, Trainer, Verdict
-from twin.trial import loss
+from twin.trainer import CHANGED_CAUTION, Trainer
 from twin.twin import Twin
+from twin.validation import Verdict
 
 torch.set_num_threads(1)
 
@@ -305,7 +308,8 @@ def test_a_refit_never_sees_the_held_out_part(incumbent: bool, accepted: tuple[T
 
 def test_it_judges_on_samples_that_came_after_those_it_learned_from() -> None:
     found = refitted(PRBS[:1200])
-    held_out = found.history.starts(found._trained_to, found.history.count)
+    assert found._lesson is not None
+    held_out = found.history.starts(found._lesson.end, found.history.count)
     assert held_out.min() == 1100 and held_out.max() + SEGMENT == 1200
 
 
@@ -314,7 +318,8 @@ def test_what_the_history_no_longer_holds_is_learned_from_all_the_same() -> None
     for seq in range(300, 1_600):
         found.observe(replace(PRBS[0], seq=seq, t=seq * DT))
     assert len(found.history.past), "the first 300 have left"
-    batch = found._batch(found.history.starts(0, found._train_end()), found._train_end())
+    lesson = found._next_lesson()
+    batch = lesson.segments(lesson.starts())
     assert batch.shape == (SMALL.batch, SEGMENT, 3)
     assert sum(float(z[:, 2].std()) > 0 for z in batch) >= SMALL.batch // 8
 
@@ -322,17 +327,16 @@ def test_what_the_history_no_longer_holds_is_learned_from_all_the_same() -> None
 def test_older_segments_of_another_plant_are_not_learned_from(accepted: tuple[Trainer, Verdict]) -> None:
     """What the newest say against them is decided for each segment: those of the same plant count."""
     found = again(accepted)
-    assert found.incumbent is not None
+    model = as_network(found.incumbent)
     same = found.history.segments(np.arange(0, 1_000, SEGMENT))
     other = same.copy()
     other[:, :, 2] = other[::-1, :, 2]  # speeds that do not go with these voltages
     half = len(same) // 2
 
     def gradient(z: NDArray[np.float32]) -> NDArray[np.float32]:
-        assert found.incumbent is not None
-        found.incumbent.zero_grad()
-        loss(found.incumbent, torch.from_numpy(z), WINDOW, half).backward()  # type: ignore[no-untyped-call]
-        return np.concatenate([np.ravel(p.grad) for p in found.incumbent.parameters() if p.grad is not None])
+        model.zero_grad()
+        loss(model, torch.from_numpy(z), WINDOW, half).backward()  # type: ignore[no-untyped-call]
+        return np.concatenate([np.ravel(p.grad) for p in model.parameters() if p.grad is not None])
 
     alone, mixed = gradient(same[:half]), gradient(np.concatenate((same[:half], other[half:])))
     assert np.allclose(alone, mixed, rtol=1e-3, atol=1e-5)
@@ -372,8 +376,9 @@ def test_a_new_model_that_is_refused_leaves_the_next_turn_to_the_incumbent() -> 
         found.observe(sample)
     begun = []
     for _ in range(3):
-        model = found._begin(found._train_end())
-        begun.append(not np.array_equal(model.scaling.scale, found.incumbent.scaling.scale))
+        next(found.refit())
+        assert found._lesson is not None
+        begun.append(not found._lesson.known)
     assert begun == [True, False, True]
 
 
@@ -382,9 +387,8 @@ def test_an_incumbent_that_is_not_finite_is_left_for_a_new_one(
     value: float, accepted: tuple[Trainer, Verdict]
 ) -> None:
     found = again(accepted)
-    assert found.incumbent is not None
     with torch.no_grad():
-        found.incumbent.get_parameter("core.readout.bias").fill_(value)
+        as_network(found.incumbent).get_parameter("core.readout.bias").fill_(value)
     for _ in found.refit():
         pass
     verdict = found.accept()
@@ -401,9 +405,8 @@ def test_a_worse_candidate_is_refused_and_the_incumbent_stays(accepted: tuple[Tr
     for _ in found.refit():
         pass
     before = weights(found.incumbent)
-    assert found.candidate is not None
     with torch.no_grad():
-        found.candidate.get_parameter("core.readout.bias").add_(0.5)
+        as_network(found.candidate).get_parameter("core.readout.bias").add_(0.5)
     verdict = found.accept()
     assert not verdict.passed and verdict.figures["one_step_ratio"] > 1
     assert found.number == 1 and np.array_equal(weights(found.incumbent), before)
@@ -416,7 +419,7 @@ def test_a_candidate_must_be_better_in_free_run_too(accepted: tuple[Trainer, Ver
     for _ in found.refit():
         pass
     assert found.candidate is not None and found.incumbent is not None
-    found.candidate.load_state_dict(found.incumbent.state_dict())
+    found.candidate.load(found.incumbent.tensors())
     verdict = found.accept()
     assert not verdict.passed
     assert verdict.figures["one_step_ratio"] == verdict.figures["free_run_ratio"] == 1.0
@@ -473,9 +476,8 @@ def test_a_candidate_that_is_not_finite_is_refused(
     found = again(accepted)
     for _ in found.refit():
         pass
-    assert found.candidate is not None
     with torch.no_grad():
-        found.candidate.get_parameter(name).view(-1)[0] = value
+        as_network(found.candidate).get_parameter(name).view(-1)[0] = value
     verdict = found.accept()
     assert not verdict.passed
     assert all(math.isfinite(figure) for figure in verdict.figures.values())
@@ -513,16 +515,18 @@ def test_after_a_change_a_cautious_trainer_dares_again(accepted: tuple[Trainer, 
     found.caution = 1 / 16
     for sample in run:
         found.observe(replace(sample, epoch=sample.epoch + 1))
-    end = found._train_end()
-    assert found._state_of_incumbent(end - 200, end) == (False, True)
-    begun = found._begin(end)
-    starts = found.history.starts(end, found.history.count)
-    z = found._spread(starts, 16)
-    assert begun is not found.incumbent
-    assert found._errors(begun, z).ratio(found._errors(found.incumbent, z))[0] < 0.5, "before any training"
+    lesson = found._next_lesson()
+    assert lesson.known and lesson.changed
+    untrained = copy.deepcopy(as_network(found.incumbent))
+    for _ in untrained.refit(dataclasses.replace(lesson, steps=1, rate=0.0)):
+        pass
+    z = found.history.evenly(found.history.starts(lesson.end, found.history.count), 16)
+    models = untrained, as_network(found.incumbent)
+    errors = [found.judge.errors(found._made(model, {}), z) for model in models]
+    assert errors[0].ratio(errors[1])[0] < 0.5, "before any training"
     for _ in found.refit():
         pass
-    assert found.caution == DARING and found.accept().passed
+    assert found.caution == CHANGED_CAUTION and found.accept().passed
 
 
 # -- the way out -------------------------------------------------------------------------------------
@@ -543,10 +547,10 @@ def test_a_checkpoint_comes_back_from_the_disk_and_is_served(
     twin = Twin(SPEC, window=WINDOW)
     twin.refresh(checkpoint)
     twin.catch_up()
-    assert found.incumbent is not None
+    model = as_network(found.incumbent)
     z = np.array([[s.u["voltage"], s.y["current"], s.y["speed"]] for s in PRBS[:200]], np.float32)
     with torch.no_grad():
-        whole, _ = found.incumbent(torch.from_numpy(z[None]), found.incumbent.initial_state(1))
+        whole, _ = model(torch.from_numpy(z[None]), model.initial_state(1))
     own, held = [], []
     for sample, expected in zip(PRBS[:200], whole[0], strict=True):
         answer = twin.step(sample)
@@ -587,7 +591,7 @@ def test_the_first_model_is_scaled_on_an_unbroken_stretch() -> None:
     far = [replace(s, y={"current": s.y["current"], "speed": s.y["speed"] + 1e4}) for s in broken[:300]]
     found = refitted([*far, *broken[300:]])
     assert found.candidate is not None
-    assert float(found.candidate.increment_scale[1]) < 20, (
+    assert float(found.candidate.scaling.increment_scale[1]) < 20, (
         "a jump of 10,000 rad/s between two runs is no increment"
     )
 
@@ -627,7 +631,7 @@ def test_an_adapting_incumbent_is_judged_by_what_it_has_learned(accepted: tuple[
     ratios = []
     for adapt in (False, True):
         found = again(accepted, [replace(s, y={**s.y, "speed": 0.7 * s.y["speed"]}) for s in PRBS])
-        found.adapt = adapt
+        found.judge.adapt = adapt
         for _ in found.refit():
             pass
         ratios.append(found.accept().figures["one_step_ratio"])

@@ -11,23 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from tests.models import SPEC as SPEC  # others take it from here
+from tests.models import as_network, beginning, checkpoint_of, shaken
+from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
 from twin.errors import CheckpointError, SpecError
+from twin.families import FAMILIES
+from twin.handover import CATCH_UP_SAMPLES
 from twin.messages import Prediction, Sample, Spec, pack
-from twin.models import FAMILIES
-from twin.models.model import new_model
-from twin.models.scaling import Scaling
-from twin.predictor import Predictor, open_predictor
-from twin.twin import PORTION, Twin
+from twin.predictor import Predictor
+from twin.twin import Twin
 
 torch.set_num_threads(1)
 
-SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
 LENGTH = 40
 Z = np.random.default_rng(0).normal(size=(400, 3)).cumsum(axis=0) * [0.5, 0.1, 10.0] + [0.0, 1.0, 200.0]
 """Wandering signals of very different size, (T, F)."""
@@ -35,16 +36,12 @@ SIZE = np.abs(Z[:, 1:]).max(axis=0)
 
 
 def checkpoint(number: int = 1, family: str = "gru", spec: Spec = SPEC) -> Checkpoint:
-    """A model with weights of its own, every one of which takes part: a new one's readout is zero."""
-    scaling = Scaling.of(Z[:100], n_outputs=2)
-    model = new_model(family, spec, scaling, hidden_size=6, layers=1, window=5, seed=number)
-    noise = torch.Generator().manual_seed(number)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.2 * torch.randn(weight.shape, generator=noise))
-        if family == "gru":  # the gate that keeps the state: a long memory forgives no fault
-            model.get_parameter("core.net.bias_ih_l0")[6:12] += 3.0
-    return Checkpoint(number, None, family, model.sizes, spec, model.tensors())
+    """A model with weights of its own."""
+    model = shaken(beginning(family, Z[:100], spec, seed=number), seed=number)
+    if family == "gru":  # the gate that keeps the state: a long memory forgives no fault
+        with torch.no_grad():
+            as_network(model).get_parameter("core.net.bias_ih_l0")[6:12] += 3.0
+    return checkpoint_of(model, number, spec)
 
 
 def broken(number: int) -> Checkpoint:
@@ -159,7 +156,7 @@ def test_a_swap_skips_no_sample_and_each_answer_is_exactly_one_model_s(family: s
     swapped = next(a.seq for a in answers if a.model == 2)
     assert [a.model for a in answers] == [1] * swapped + [2] * (100 - swapped)
     # 40 samples and those that come meanwhile, 16 at a time, the first portion after sample 50
-    assert PORTION == 16 and swapped == 53
+    assert CATCH_UP_SAMPLES == 16 and swapped == 53
 
     old, new = warmed(models[1], range(0)), warmed(models[2], range(50 - LENGTH + 1, swapped))
     for answer in answers:
@@ -252,7 +249,7 @@ def test_a_model_of_another_plant_is_refused_and_the_one_at_work_stays() -> None
     ):
         with pytest.raises(CheckpointError, match="--run-dir"):
             twin.refresh(checkpoint(2, spec=spec))
-    assert follow(twin, [60])[0].model == 1 and twin.spare is None
+    assert follow(twin, [60])[0].model == 1 and twin.models.spare is None
 
 
 # -- gaps and restarts -------------------------------------------------------------------------------
@@ -505,14 +502,14 @@ def test_a_step_costs_the_same_however_long_the_stream_was(family: str) -> None:
 
 def test_catching_up_takes_bounded_portions_of_a_long_window() -> None:
     turns = {}
-    for window in (20 * PORTION, 10 * PORTION):
+    for window in (20 * CATCH_UP_SAMPLES, 10 * CATCH_UP_SAMPLES):
         twin = Twin(SPEC, window=window)
         follow(twin, range(window))
         twin.refresh(checkpoint())
         turns[window] = 1
         while not twin.catch_up():
             turns[window] += 1
-    assert turns == {20 * PORTION: 20, 10 * PORTION: 10}
+    assert turns == {20 * CATCH_UP_SAMPLES: 20, 10 * CATCH_UP_SAMPLES: 10}
 
 
 # -- anything at all ---------------------------------------------------------------------------------
@@ -521,7 +518,6 @@ NUMBERS = st.floats(width=64) | st.sampled_from([0.0, -0.0, 1e-310, 1e30, 3.4e38
 STREAMS = st.lists(st.tuples(st.integers(1, 2), st.integers(0, 60), NUMBERS, NUMBERS, NUMBERS), max_size=40)
 
 
-@settings(deadline=None, max_examples=60)
 @given(STREAMS)
 def test_whatever_comes_is_answered_by_finite_numbers_or_rejected(
     stream: list[tuple[int, int, float, float, float]],

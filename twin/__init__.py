@@ -5,37 +5,73 @@ answers each sample with a prediction of the next and the residual of this one. 
 recent samples. Other programs subscribe.
 
 >>> import twin
->>> twin.__all__
-['Event', 'Prediction', 'Publisher', 'Sample', 'Spec', 'Subscriber', 'Twin', 'TwinError', 'endpoint']
+>>> twin.Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001).features
+('voltage', 'current', 'speed')
+>>> [name for name in dir(twin) if name.startswith("T")]
+['Trainer', 'TrainerConfig', 'Twin', 'TwinError']
 """
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 from twin.address import endpoint
 from twin.bus import Publisher, Subscriber
 from twin.errors import TwinError
-from twin.messages import Event, Prediction, Sample, Spec
+from twin.messages import Event, Message, Parameters, Prediction, Reply, Request, Sample, Scenario, Spec
+from twin.pacer import Pacer
 
 if TYPE_CHECKING:
+    from twin.checkpoint import Checkpoint
+    from twin.config import TrainerConfig
+    from twin.evaluation import evaluate
+    from twin.service.fit import fit
+    from twin.trainer import Trainer
     from twin.twin import Twin
 
+__version__: Final = "0.1.0"
+
 __all__ = [
+    "Checkpoint",
     "Event",
+    "Message",
+    "Pacer",
+    "Parameters",
     "Prediction",
     "Publisher",
+    "Reply",
+    "Request",
     "Sample",
+    "Scenario",
     "Spec",
     "Subscriber",
+    "Trainer",
+    "TrainerConfig",
     "Twin",
     "TwinError",
+    "__version__",
     "endpoint",
+    "evaluate",
+    "fit",
 ]
+
+_WHEN_ASKED: Final = {
+    "Checkpoint": "twin.checkpoint",
+    "Trainer": "twin.trainer",
+    "TrainerConfig": "twin.config",
+    "Twin": "twin.twin",
+    "evaluate": "twin.evaluation",
+    "fit": "twin.service.fit",
+}
+"""Where the rest is: it brings Numba along, some of it torch, and who only publishes needs neither."""
 
 
 def __getattr__(name: str) -> Any:
-    """`Twin` when it is asked for: it brings Numba along, and who only publishes needs none."""
-    if name == "Twin":
-        from twin.twin import Twin
+    """What is imported when it is asked for."""
+    if name not in _WHEN_ASKED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_WHEN_ASKED[name]), name)
 
-        return Twin
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    """What there is for programs."""
+    return __all__

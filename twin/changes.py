@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from twin.families import MOTOR_UNITS
 from twin.messages import Parameters
-from twin.models import PARAMETERS
 
-SIGNIFICANT: Final = 5.0
+MIN_CHANGE_ERRORS: Final = 5.0
 """Standard errors by which a parameter must differ from its reference to have changed."""
-NOTABLE: Final = 0.05
+MIN_CHANGE_SHARE: Final = 0.05
 """Share of the reference by which it must differ."""
-UNCERTAIN: Final = 0.25
+MAX_ERROR_SHARE: Final = 0.25
 """Largest standard error, as a share of the change, with which the change is told: the first figures after a
 change are still on their way."""
-ASKED: Final = 3
+MIN_LOOKS: Final = 3
 """Times in succession that it must be so."""
 
 Estimates = Mapping[str, tuple[float, float]]
@@ -33,7 +33,7 @@ def as_message(estimates: Estimates, t: float, seq: int = 0) -> Parameters:
         t=t,
         values={name: value for name, (value, _) in estimates.items()},
         errors={name: error for name, (_, error) in estimates.items()},
-        units={name: PARAMETERS.get(name, "") for name in estimates},
+        units={name: MOTOR_UNITS.get(name, "") for name in estimates},
     )
 
 
@@ -59,12 +59,14 @@ class Changes:
             if not (math.isfinite(value) and math.isfinite(error)):
                 continue
             change, spread = value - before, math.hypot(error, before_error)
-            sure = abs(change) > SIGNIFICANT * spread and abs(change) > NOTABLE * abs(before)
+            sure = abs(change) > MIN_CHANGE_ERRORS * spread and abs(change) > MIN_CHANGE_SHARE * abs(before)
             times, last = self._seen.get(name, (0, value))
-            settled = abs(value - last) <= UNCERTAIN * abs(change) and error <= UNCERTAIN * abs(change)
+            settled = abs(value - last) <= MAX_ERROR_SHARE * abs(change) and error <= MAX_ERROR_SHARE * abs(
+                change
+            )
             times = times + 1 if sure and settled else 0
             self._seen[name] = times, value
-            if times >= ASKED:
+            if times >= MIN_LOOKS:
                 self.reference[name] = value, error
                 self._seen[name] = 0, value
                 told.append(_in_words(name, before, change, spread))
@@ -76,4 +78,4 @@ def _in_words(name: str, before: float, change: float, spread: float) -> tuple[s
     if abs(before) > 1e-12:
         figures |= {"change": change / abs(before), "error": spread / abs(before)}
         return f"{name} {100 * change / abs(before):+.0f} % ± {100 * spread / abs(before):.1g} %", figures
-    return f"{name} {change:+.3g} {PARAMETERS.get(name, '')}", figures
+    return f"{name} {change:+.3g} {MOTOR_UNITS.get(name, '')}", figures

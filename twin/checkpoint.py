@@ -29,9 +29,9 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from twin.errors import CheckpointError, SpecError
+from twin.families import Sizes, check_tensors
 from twin.manifest import Manifest, decode, encode
 from twin.messages import Spec, check_spec
-from twin.models import Sizes, check_tensors
 
 MAX_WEIGHTS: Final = 64 * 2**20
 """Bytes of the largest weights file accepted."""

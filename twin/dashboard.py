@@ -57,7 +57,9 @@ class Dashboard:
             case Event(name="accepted" | "kept" | "waiting" | "failed" | "refit"):
                 prefix = "refitting on " if message.name == "refit" else ""
                 self.decision = prefix + message.text
-            case Event(name="change" | "swap" | "stale" | "refused" | "spec" | "end" | "alarm" | "calm"):
+            case Event(
+                name="change" | "swap" | "stale" | "refused" | "spec" | "end" | "alarm" | "calm" | "compiling"
+            ):
                 self.happened.append(f"{message.t:9.3f} s  {message.text}")
 
     def _figures(self, event: Event) -> None:

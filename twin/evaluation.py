@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twin import metrics
+from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
 from twin.errors import RecordingError
-from twin.predictor import open_predictor
+from twin.validation import foresee
 
 Array = NDArray[np.float64]
 
@@ -115,37 +116,18 @@ def evaluate(checkpoint: Checkpoint, z: Array, horizon: int, skip: int | None = 
     inputs = len(checkpoint.spec.inputs)
     first = first_judged(len(z), skip)
     z = np.asarray(z, np.float64)
-    samples = np.ascontiguousarray(z[:, None], np.float32)  # (T, 1, F)
-    u = samples[:, :, :inputs].transpose(1, 0, 2)  # (1, T, U)
+    samples = np.ascontiguousarray(z, np.float32)
     predictor = open_predictor(checkpoint)
     last = len(z) - horizon
     every = max(1, -(-(last - first + 1) // STARTS))
     starts = np.arange(first, last + 1, every)  # the first instant of each forecast
-    one_step, states = np.empty((len(z) - first, len(checkpoint.spec.outputs))), []
-    free_run = one_step.copy()
-    wanted = set((starts - 1).tolist())
     with np.errstate(over="ignore", invalid="ignore"):
-        for k in range(len(z) - 1):
-            if k in wanted:
-                states.append(predictor.state)
-            if k == first - 1:
-                free_run[:] = predictor.free_run(samples[k], u[:, first:])[0]
-            y = predictor.step(samples[k])
-            if k >= first - 1:
-                one_step[k + 1 - first] = y[0]
-        forecasts = _forecasts(checkpoint, z, starts, horizon, states)
-    return Evaluation(checkpoint.spec.outputs, first, z[first:, inputs:], one_step, free_run, forecasts)
-
-
-def _forecasts(
-    checkpoint: Checkpoint, z: Array, starts: NDArray[np.int64], horizon: int, states: list[Any]
-) -> Array:
-    """Errors (N, horizon, P) of forecasts whose first instants are `starts`, from the states before."""
-    inputs = len(checkpoint.spec.inputs)
-    if not len(starts):
-        return np.empty((0, horizon, len(checkpoint.spec.outputs)))
-    rows = open_predictor(checkpoint, rows=len(starts))
-    rows.state = np.concatenate(states)
-    ahead = z[starts[:, None] + np.arange(horizon)]  # (N, horizon, F)
-    y = rows.free_run(z[starts - 1], ahead[:, :, :inputs])
-    return np.asarray(y - ahead[:, :, inputs:], np.float64)
+        predictor.warm(samples[None, : first - 1])
+        last_seen, ahead = samples[None, first - 1], samples[None, first:, :inputs]
+        free_run = predictor.free_run(last_seen, ahead)[0].astype(np.float64)
+        one_step, runs = foresee(predictor, samples[first - 1 :], inputs, (starts - first).tolist(), horizon)
+    measured = [z[start : start + horizon, inputs:] for start in starts]
+    forecasts = runs - np.array(measured).reshape(runs.shape)
+    return Evaluation(
+        checkpoint.spec.outputs, first, z[first:, inputs:], one_step.astype(np.float64), free_run, forecasts
+    )

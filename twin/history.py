@@ -94,6 +94,10 @@ class History:
         found: NDArray[np.float32] = held[rows].astype(np.float32)
         return found
 
+    def evenly(self, starts: NDArray[np.int64], count: int) -> NDArray[np.float32]:
+        """So many segments (B, segment, F) at most, evenly among those that begin at these counts."""
+        return self.segments(starts[np.linspace(0, len(starts) - 1, min(count, len(starts))).astype(int)])
+
     def _retire(self) -> None:
         """Offer the oldest segment to the past, before it leaves.
 

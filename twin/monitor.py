@@ -20,6 +20,9 @@ KEPT = 300_000
 """Samples kept for the figures over the last quarter of a run: five minutes at 1 kHz, some 20 MB."""
 RECENT = 2_000
 """Samples behind the figures of the live view."""
+FIRST_MINUTE = 60.0
+"""Seconds of the stream after its first sample whose slowest answer is told apart: a start is when programs
+load and compile."""
 ROUNDING = 1e-6
 """Of what persistence errs: an observer that errs no more has no other error than that of its numbers."""
 
@@ -37,6 +40,10 @@ class Monitor:
         self.samples = 0
         self.predictions = 0
         self.latencies = Latencies()
+        self.first_minute_us = 0.0
+        """The slowest answer of the first minute."""
+        self.first_model: float | None = None
+        """Time in the stream from its first sample to the first answer by a model, s."""
         self.recent_us = np.zeros(RECENT)
         self.last_seq = -1
         self.last_answered = -1
@@ -93,6 +100,11 @@ class Monitor:
             return
         us = (received_ns - prediction.sample_sent_ns) / 1e3
         self.latencies.add(us)
+        since = self.samples * self.spec.dt
+        if since < FIRST_MINUTE:
+            self.first_minute_us = max(self.first_minute_us, us)
+        if self.first_model is None and prediction.model:
+            self.first_model = since
         self.recent_us[self.predictions % RECENT] = us
         self.predictions += 1
         self.last_answered = prediction.seq
@@ -259,6 +271,9 @@ class Monitor:
             "overruns": int((self.end or self.plant).get("overruns", 0)),
             "swaps": int(counters.get("swaps", 0)),
             "model": int(self.model[(self.last_answered + 1) % KEPT]) if self.predictions else 0,
+            "first_model_s": self.first_model,
             "latency_us": self.latencies.summary(),
+            "worst_answer_ms": self.latencies.max / 1e3,
+            "worst_answer_first_minute_ms": self.first_minute_us / 1e3,
             "one_step": self.beside_floor(quarter, "quarter_floor"),
         }

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, Final, Protocol
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from twin.checkpoint import Checkpoint
-from twin.errors import BackendError, SpecError
-from twin.models import Sizes
-
-BACKENDS: Final = ("compiled", "eager", "eager-cuda", "graph")
-"""The ways to run a step: compiled for this CPU by Numba; torch, operation by operation, on the CPU or on a
-CUDA device; a captured CUDA graph."""
+from twin.errors import SpecError
 
 
 class Predictor(Protocol):
@@ -24,6 +17,9 @@ class Predictor(Protocol):
     It is sequential: every `step` and `warm` continues where the last one ended. Samples z hold the inputs,
     then the outputs, in the signals' own units. Other shapes than the ones stated raise `SpecError`.
     """
+
+    quick: ClassVar[bool]
+    """Whether a free run of some samples fits between two samples of a stream."""
 
     adapting: bool
     """Whether a step takes its sample for a measurement, and may adapt this predictor's own copy of the
@@ -41,7 +37,7 @@ class Predictor(Protocol):
     @property
     def parameters(self) -> Mapping[str, tuple[float, float]]:
         """The physical parameters by name, as they are now: value and standard error, in the units of
-        `twin.models.PARAMETERS`. Empty for a family without."""
+        `twin.families.MOTOR_UNITS`. Empty for a family without."""
 
     @property
     def sample(self) -> npt.NDArray[np.float32]:
@@ -93,79 +89,3 @@ def check_shape(name: str, a: npt.NDArray[Any], shape: tuple[int, ...]) -> None:
     """
     if a.shape != shape:
         raise SpecError(f"{name} has the shape {a.shape}, this predictor takes {shape}")
-
-
-def open_predictor(checkpoint: Checkpoint, backend: str = "compiled", rows: int = 1) -> Predictor:
-    """A predictor of a checkpoint's model, for N rows, that has seen nothing yet.
-
-    Only the backend asked for is imported.
-
-    Raises:
-        BackendError: a backend that this program or this machine does not have.
-        CheckpointError: tensors that are not those of its family and sizes, or not finite.
-        SpecError: fewer than one row.
-    """
-    return load_backend(backend)(checkpoint, rows)
-
-
-def load_backend(backend: str) -> Callable[[Checkpoint, int], Predictor]:
-    """What opens a checkpoint for N rows; only the backend asked for is imported, and that may take seconds.
-
-    Raises:
-        BackendError: a backend that this program or this machine does not have.
-    """
-    match backend:
-        case "compiled":
-            import numba
-
-            if numba.config.DISABLE_JIT:
-                raise BackendError(
-                    "NUMBA_DISABLE_JIT is set, and nothing can be compiled; unset it, or take --backend eager"
-                )
-            from twin.backends.compiled import opened
-
-            return opened
-        case "eager":
-            from twin.backends.eager import Eager
-
-            return Eager
-        case "eager-cuda" | "graph":
-            return _cuda_backend(backend)
-    raise BackendError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
-
-
-def prepare(backend: str, family: str, sizes: Sizes) -> None:
-    """Do once for this machine what such a model needs to be opened quickly: compile its step.
-
-    Raises:
-        SpecError: sizes that are no model's.
-    """
-    if backend == "compiled":
-        load_backend(backend)
-        from twin.backends import compiled
-
-        compiled.prepare(family, sizes)
-
-
-def _cuda_backend(backend: str) -> Callable[[Checkpoint, int], Predictor]:
-    import torch
-
-    if not torch.cuda.is_available():
-        raise BackendError(
-            f"backend {backend!r} needs a CUDA device, and torch {torch.__version__} finds none; "
-            f"available here: {', '.join(available_backends())}"
-        )
-    if backend == "graph":
-        from twin.backends.graph import Graph
-
-        return Graph
-    from twin.backends.eager import Eager
-
-    return partial(Eager, device="cuda")
-
-
-def available_backends() -> tuple[str, ...]:
-    """Those of `BACKENDS` that this machine can run. Asking imports torch."""
-    import torch
-
-    return BACKENDS if torch.cuda.is_available() else ("compiled", "eager")

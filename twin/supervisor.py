@@ -42,6 +42,14 @@ def orphaned() -> bool:
     return parent is not None and os.getppid() != int(parent)
 
 
+def environment() -> dict[str, str]:
+    """The environment of a process that shall not outlive this one."""
+    found = os.environ | {_PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+    for library in ("OMP", "OPENBLAS", "MKL"):  # their threads only wait for each other in steps this small
+        found.setdefault(f"{library}_NUM_THREADS", "1")
+    return found
+
+
 @dataclass
 class Child:
     """One process: how it is started, and what became of it."""
@@ -64,20 +72,13 @@ class Child:
 
     def start(self) -> None:
         """Start it, in a process group of its own, so that Ctrl-C reaches the supervisor alone."""
-        environment = os.environ | {_PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
-        for library in (
-            "OMP",
-            "OPENBLAS",
-            "MKL",
-        ):  # their threads only wait for each other in steps this small
-            environment.setdefault(f"{library}_NUM_THREADS", "1")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "twin", *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env=environment(),
                 process_group=0,
             )
         self.state = "running"

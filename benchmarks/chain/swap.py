@@ -38,10 +38,10 @@ from benchmarks.processes import new_checkpoint
 from benchmarks.result import Result
 from benchmarks.rounds import interleave, median_of, median_ratio
 from benchmarks.subject import certain, of_twin
+from twin.backends.opening import open_predictor
 from twin.checkpoint import save
 from twin.config import TwinConfig
 from twin.messages import Sample
-from twin.predictor import open_predictor
 from twin.twin import Twin
 
 TWIN: Final = Condition("twin")
@@ -154,7 +154,7 @@ def in_one_process(length: int, at_once: bool, swaps: int) -> dict[str, float]:
             sample = next(stream)
             begun = clock()
             twin.step(sample)
-            if twin.spare is None:
+            if twin.models.spare is None:
                 twin.refresh(checkpoint, spare)
             swapped = twin.catch_up()
             longest[k] = max(longest[k], clock() - begun)

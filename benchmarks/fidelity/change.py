@@ -28,10 +28,10 @@ from rich.table import Table
 
 from benchmarks.result import Result
 from benchmarks.subject import Subject, certain, of_predictor
+from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig
 from twin.messages import Sample, Spec
-from twin.predictor import open_predictor
 from twin.trainer import Trainer
 
 SPEC: Final = Spec(inputs=("voltage",), outputs=("speed",), dt=0.02, units={"voltage": "V", "speed": "deg/s"})

@@ -27,14 +27,13 @@ from benchmarks.result import Result
 from benchmarks.subject import Subject
 from simulators import motor
 from simulators.quick_motor import Array, quick
+from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig, TwinConfig
 from twin.errors import TwinError
+from twin.families import FAMILIES
 from twin.messages import Sample
 from twin.metrics import fit_percent, rmse
-from twin.models import FAMILIES
-from twin.predictor import open_predictor
-from twin.service.trainer import rehearse
 from twin.trainer import Trainer
 
 DT: Final = 1e-3
@@ -124,7 +123,7 @@ def measure(console: Console, *, quick: bool, data: Path | None) -> Result:
     z, judged, starts = streams(size)
     judge = Judge(judged, starts, size["horizons"], floor_errors(floor_of(motor(), DT), z)[-len(judged) :])
     for family in FAMILIES:  # compiling is nobody's training
-        rehearse(Trainer(motor().spec(DT), TrainerConfig(model=family), TwinConfig().window))
+        Trainer(motor().spec(DT), TrainerConfig(model=family), TwinConfig().window).rehearse()
     found: dict[str, dict[str, Any]] = {}
     for seconds in size["train"]:
         train = z[len(z) - len(judged) - round(seconds / DT) : len(z) - len(judged)]

@@ -26,13 +26,12 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.subject import Subject, certain, of_twin
+from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig, TwinConfig
 from twin.errors import TwinError
 from twin.messages import Sample, Spec
-from twin.predictor import open_predictor
-from twin.service.trainer import rehearse
-from twin.service.twin import LOOK
+from twin.service.twin import LOOK_SEC
 from twin.trainer import Trainer
 from twin.twin import Twin
 
@@ -60,7 +59,7 @@ class Live:
         self.subject = Subject(trainer.model, twin.backend, 1)
         self.twin = Twin(spec, window=twin.window, backend=twin.backend, adapt=twin.adapt)
         self.trainer = Trainer(spec, trainer, twin.window, incumbent, twin.adapt)
-        rehearse(self.trainer)
+        self.trainer.rehearse()
         if incumbent is not None:
             self._next = incumbent
             self.twin.refresh(incumbent)
@@ -128,7 +127,7 @@ class Live:
             self._expected = prediction.y
 
     def _look_after_models(self) -> None:
-        if self.twin.spare is None and self._arriving and self._arriving[0][0] <= self.k:
+        if self.twin.models.spare is None and self._arriving and self._arriving[0][0] <= self.k:
             self._next = self._arriving.popleft()[1]
             self.twin.refresh(self._next)
         if self.twin.catch_up():
@@ -156,7 +155,7 @@ class Live:
             verdict = trainer.accept()
             if verdict.passed:
                 self.checkpoints.append(trainer.checkpoint(verdict))
-                self._arriving.append((self._busy + LOOK / self.spec.dt, self.checkpoints[-1]))
+                self._arriving.append((self._busy + LOOK_SEC / self.spec.dt, self.checkpoints[-1]))
             figures = {"at": self.k * self.spec.dt, "s": time.thread_time() - start}
             self.refits.append(figures | {"accepted": verdict.passed, "figures": verdict.figures})
             yield False

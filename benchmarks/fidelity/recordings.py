@@ -66,7 +66,7 @@ def measure(console: Console, *, quick: bool, data: Path | None) -> Result:
 
 def fit(case: Case, budget: float) -> dict[str, Any]:
     """Identify, and judge by the figure that counts."""
-    from twin.fit import Fit
+    from twin.offline import Fit
 
     begun, work = time.monotonic(), Fit(case.learn, case.spec)
     for _ in work.run(lambda: (time.monotonic() - begun) / budget):

@@ -26,7 +26,8 @@ from simulators import motor
 from simulators.quick_motor import quick
 from twin.backends.eager import forbid_tf32
 from twin.errors import TwinError
-from twin.models.model import Model, new_model
+from twin.models.network import Network
+from twin.models.opening import new_model
 from twin.models.scaling import Scaling
 
 FAMILY: Final = "gru"
@@ -49,7 +50,7 @@ SAME_ERRORS: Final = 0.01
 class Work:
     """What all ways are given."""
 
-    model: Model
+    model: Network
     batches: list[Tensor]
     """Segments (B, WARM + HORIZON, F), one batch for each step."""
     later: Tensor
@@ -61,7 +62,8 @@ def prepared(seconds: float, steps: int) -> Work:
     not look at the hidden state, which then has no gradients to compare."""
     z, spec = quick(motor(), round(seconds / DT)).z, motor().spec(DT)
     model = new_model(FAMILY, spec, Scaling.of(z, len(spec.outputs)), hidden_size=HIDDEN, taps=TAPS)
-    model.fit_readout(z)
+    assert isinstance(model, Network)
+    model.fit(z)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(2)))
@@ -75,7 +77,7 @@ def prepared(seconds: float, steps: int) -> Work:
     return Work(model, batches, segments(np.linspace(seen, len(z) - length, BATCH).astype(int)))
 
 
-def errors(model: Model, z: Tensor) -> tuple[Tensor, Tensor]:
+def errors(model: Network, z: Tensor) -> tuple[Tensor, Tensor]:
     """One step ahead over the warm-up, in the increments' scale, and of the free run, in the outputs'
     scale."""
     inputs = model.n_inputs
@@ -85,7 +87,7 @@ def errors(model: Model, z: Tensor) -> tuple[Tensor, Tensor]:
     return one_step, (run - z[:, WARM:, inputs:]) / model.scale[inputs:]
 
 
-def loss(model: Model, z: Tensor) -> Tensor:
+def loss(model: Network, z: Tensor) -> Tensor:
     """The sum over outputs of the logarithms of both mean squares, as in a refit."""
     one_step, free_run = errors(model, z)
     return torch.log(one_step.square().mean((0, 1))).sum() + torch.log(free_run.square().mean((0, 1))).sum()
@@ -123,9 +125,9 @@ def train(work: Work, way: str) -> dict[str, Any]:
     return {"s": seconds, "gradients": first, "one_step": found[0], "free_run": found[1]}
 
 
-def new_copy(model: Model) -> Model:
+def new_copy(model: Network) -> Network:
     """One of its own."""
-    other = Model(model.family, model.sizes)
+    other = Network(model.family, model.sizes)
     other.load_state_dict(model.state_dict())
     return other
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.result import Result
 from benchmarks.rounds import median_of
-from twin.models import NETWORKS
+from twin.families import NETWORKS
 
 
 def latency(console: Console, rehearse: bool) -> Result:

@@ -45,9 +45,9 @@ from benchmarks.step.streams import OF_STREAMS, TAPS, measure_fleets, measure_st
 from benchmarks.step.tables import table
 from benchmarks.step.timers import Rival, one_by_one, turn
 from benchmarks.subject import Subject, certain
+from twin.backends.opening import load_backend
 from twin.checkpoint import Checkpoint
-from twin.models import NETWORKS
-from twin.predictor import load_backend
+from twin.families import NETWORKS
 
 __all__ = ["measure", "plot", "table"]
 

@@ -21,12 +21,13 @@ from rich.console import Console
 from benchmarks.result import Result
 from benchmarks.rounds import interleave, median_of, median_ratio, percentiles, time_calls
 from benchmarks.subject import Subject, certain, of_predictor, torch_threads
+from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
+from twin.families import GATES
 from twin.messages import Spec
-from twin.models import GATES
-from twin.models.model import Model, new_model, open_model
+from twin.models.network import Network
+from twin.models.opening import new_model, open_model
 from twin.models.scaling import Scaling
-from twin.predictor import open_predictor
 
 SPEC: Final = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
 FAMILY: Final = "gru"
@@ -105,7 +106,9 @@ def measure_fleet(console: Console, rows: int, repeats: int, rounds: int) -> Res
     from benchmarks.step.fma import PROGRAMS, Chains
     from twin.backends.fused import Fused
 
-    model = open_model(_checkpoint()).requires_grad_(False).cuda()
+    model = open_model(_checkpoint())
+    assert isinstance(model, Network)
+    model = model.requires_grad_(False).cuda()
     fleet, chains, copied = (
         Fused(model, rows),
         Chains(max(1, PROGRAMS * rows // FLEET)),
@@ -145,13 +148,13 @@ def measure_fleet(console: Console, rows: int, repeats: int, rounds: int) -> Res
     return Result(summary, {"cuda: fleet": Subject(model.family, "fused", 1)}, details)
 
 
-def _work(model: Model) -> tuple[int, int]:
+def _work(model: Network) -> tuple[int, int]:
     """Bytes that a row's step must move, its state in and out, and its floating-point operations."""
     sizes = model.sizes
     hidden, outputs = sizes["hidden_size"], sizes["outputs"]
     features = sizes["inputs"] + outputs
     moved = 4 * (2 * model.state_size + features + outputs)
-    gates = GATES[model.family] * hidden * (hidden + features)
+    gates = GATES[model.core.cell] * hidden * (hidden + features)
     return moved, 2 * (gates + outputs * (hidden + sizes["taps"] * features))
 
 

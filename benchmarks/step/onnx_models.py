@@ -22,9 +22,9 @@ import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from onnxruntime import ExecutionMode, GraphOptimizationLevel, InferenceSession, OrtValue, SessionOptions
 
+from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
 from twin.errors import TwinError
-from twin.predictor import open_predictor
 
 OPERATORS: Final = {"gru": "GRU", "lstm": "LSTM", "rnn": "RNN", "window-rnn": "RNN"}
 GATE_ORDERS: Final = {"gru": [1, 0, 2], "lstm": [0, 3, 1, 2], "rnn": [0], "window-rnn": [0]}

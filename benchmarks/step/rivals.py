@@ -28,13 +28,13 @@ from torch import Tensor, nn
 from benchmarks.step.onnx_models import open_checked
 from benchmarks.step.timers import Rival, rival
 from benchmarks.subject import Subject, certain, of_predictor, torch_threads
+from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
 from twin.kernels.follow import follower
 from twin.kernels.layout import block, fill, layout_of
 from twin.messages import Spec
-from twin.models.model import new_model
+from twin.models.opening import new_model
 from twin.models.scaling import Scaling
-from twin.predictor import open_predictor
 
 SPEC: Final = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=1e-3)
 HIDDEN: Final = 32

@@ -22,8 +22,8 @@ from benchmarks.rounds import interleave, median_of
 from benchmarks.step.rivals import COMPILED, SPEC, looked, network, one_cell, rivals, samples
 from benchmarks.step.timers import Rival, in_a_row, rival
 from benchmarks.subject import Subject, certain, of_predictor, of_twin, torch_threads
+from twin.backends.opening import open_predictor
 from twin.messages import Sample
-from twin.predictor import open_predictor
 from twin.twin import Twin
 
 TAPS: Final = 8  # of a twin's model, where nothing else is configured

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 
 import numba
 import numpy as np
 import numpy.typing as npt
 from numba.core.registry import cpu_target
+from numba.core.runtime import rtsys
 
-from twin.backends.compiled_motor import CompiledMotor
 from twin.checkpoint import Checkpoint, check
 from twin.errors import SpecError
+from twin.families import NETWORK, Sizes, family_of, network_sizes, state_size
 from twin.kernels.adapt import forget, learned_by, open_store, store_of
-from twin.kernels.follow import TILE, follower
-from twin.kernels.free_run import free_runner
+from twin.kernels.follow import CALL, TILE, Call, follower
+from twin.kernels.free_run import Run, free_runner
 from twin.kernels.layout import Layout, block, fill, layout_of
-from twin.kernels.physics import follower as motors
 from twin.kernels.rls import noise_of
-from twin.models import PHYSICAL, Sizes, check_sizes, state_size
-from twin.predictor import Predictor, check_shape
+from twin.predictor import check_shape
 
 PARALLEL: Final = 2_048
 """Rows from which on all cores step together; fewer are done before the others have woken up. A process that
@@ -29,7 +28,7 @@ has done so must not fork and step in the child: the threads stay behind."""
 
 _WORK: Final = 2**25  # products of one call of `warm`, a millisecond: then other threads come to their turn
 _ONE_AT_A_TIME: Final = threading.Lock()  # not every layer of Numba's threads serves two callers
-cpu_target.target_context.refresh()  # as the first kernel would, and a loop wait for it: 40 ms
+rtsys.initialize(cpu_target.target_context)  # as the first kernel would, and a loop wait for it
 
 
 class Compiled:
@@ -38,6 +37,8 @@ class Compiled:
     It adapts where it serves one twin (`twin.kernels.rls`); a fleet's rows share their weights, and the
     window network keeps no hidden state to read: they accept the wish without effect.
     """
+
+    quick: ClassVar[bool] = True
 
     def __init__(self, checkpoint: Checkpoint, rows: int, *, fork: bool = False) -> None:
         if rows < 1:
@@ -70,9 +71,11 @@ class Compiled:
 
     def call(self, z: npt.NDArray[np.float32], steps: int) -> npt.NDArray[np.int64]:
         """The arguments with which the kernel follows samples z (N, T, F) in one piece of memory."""
-        addresses = (a.ctypes.data for a in (self._weights, self._block, z))
-        learning = self._step[6:] if hasattr(self, "_step") else (0, 0)
-        return np.array([*addresses, self.rows, steps, self._threads, *learning], np.int64)
+        weights, rows, samples = (a.ctypes.data for a in (self._weights, self._block, z))
+        learned, learning = self._step[CALL.learned :] if hasattr(self, "_step") else (0, 0)
+        return np.array(
+            Call(weights, rows, samples, self.rows, steps, self._threads, learned, learning), np.int64
+        )
 
     @property
     def adapting(self) -> bool:
@@ -84,8 +87,10 @@ class Compiled:
         self._adapting = adapting
         if self._learned is not None:
             if adapting:
-                self._step[6] = self._learned.ctypes.data  # what was learned stays in use when it ends
-            self._step[7] = adapting
+                self._step[CALL.learned] = (
+                    self._learned.ctypes.data
+                )  # what was learned stays in use when it ends
+            self._step[CALL.learning] = adapting
 
     @property
     def alarms(self) -> int:
@@ -139,7 +144,7 @@ class Compiled:
     def reset(self, *, learned: bool = True) -> None:
         """Forget all samples, and what was learned from them."""
         self._block[...] = 0.0
-        if learned and self._learned is not None and self._step[6]:
+        if learned and self._learned is not None and self._step[CALL.learned]:
             forget(self._learned, store_of(self._layout))
 
     def warm(self, z: npt.NDArray[Any]) -> None:
@@ -172,8 +177,11 @@ class Compiled:
         run = np.empty((self.rows, u.shape[1], layout.outputs), np.float32)
         sample, kept = np.array(z, np.float32), self._block.copy()
         call = self.call(sample, 1)
-        call[5], call[7] = 1, 0  # one thread, and nothing to learn from its own answers
-        more = np.array([u.ctypes.data, run.ctypes.data, u.shape[1]], np.int64)
+        call[CALL.threads], call[CALL.learning] = (
+            1,
+            0,
+        )  # one thread, and nothing to learn from its own answers
+        more = np.array(Run(u.ctypes.data, run.ctypes.data, u.shape[1]), np.int64)
         self._free_run(call.ctypes.data, more.ctypes.data)
         self._block[...] = kept
         return run
@@ -191,7 +199,7 @@ class Compiled:
         layout = self._layout
         self._weights[: layout.scratch] = other._weights[: layout.scratch]
         self._rows[...] = other._rows[0]
-        if other._learned is not None and other._step[6]:
+        if other._learned is not None and other._step[CALL.learned]:
             readout = self._weights[layout.readout : layout.bias].reshape(layout.outputs, -1)
             readout += learned_by(other._learned, store_of(layout))
             one = layout.one - layout.samples + layout.lanes  # what only adapting twins have in their rows
@@ -217,29 +225,10 @@ def _learned(
     return open_store(layout, readout, tensors["increment_scale"], noise_of(tensors["increment_scale"], rmse))
 
 
-def opened(checkpoint: Checkpoint, rows: int) -> Predictor:
-    """The predictor of a checkpoint's family."""
-    if checkpoint.family == "physics":
-        return CompiledMotor(checkpoint, rows)
-    if checkpoint.family == "hybrid":
-        from twin.backends.compiled_hybrid import CompiledHybrid  # which stands on this file
-
-        return CompiledHybrid(checkpoint, rows)
-    return Compiled(checkpoint, rows)
-
-
 def prepare(family: str, sizes: Sizes) -> None:
-    """Compile what a twin with such a model needs, if no process on this machine has done so before.
-
-    Raises:
-        SpecError: sizes that are no model's.
-    """
-    sizes = check_sizes(family, sizes)
-    if family in PHYSICAL:
-        motors()
-    if family == "hybrid":
-        family, sizes = "gru", {**sizes, "inputs": sizes["inputs"] + sizes["outputs"]}
-    if family != "physics":
-        layout = layout_of(family, sizes)
-        follower(layout)
-        free_runner(layout)
+    """Compile what a twin with such a network needs, if no process on this machine has done so before."""
+    if family_of(family).motor:
+        family, sizes = NETWORK, network_sizes(sizes)
+    layout = layout_of(family, sizes)
+    follower(layout)
+    free_runner(layout)

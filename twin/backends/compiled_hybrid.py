@@ -1,9 +1,9 @@
-"""Steps of the family hybrid: a motor's filters, and a network that reads what they answer."""
+"""Steps of a motor and the network that corrects it, which reads what the motor's filters answer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,19 +11,22 @@ import numpy.typing as npt
 from twin.backends.compiled import Compiled
 from twin.backends.compiled_motor import CompiledMotor
 from twin.checkpoint import Checkpoint, check
+from twin.families import FILTER_SIZE, MOTOR, NETWORK, divided, motor_sizes, network_sizes
 from twin.messages import Spec
-from twin.models import FILTER
 from twin.predictor import check_shape
 
 
 class CompiledHybrid:
-    """The `Predictor` of the family hybrid: a motor's filters, and a network that reads what they answer."""
+    """The `Predictor` of both, on Numba."""
+
+    quick: ClassVar[bool] = True
 
     def __init__(self, checkpoint: Checkpoint, rows: int, *, fork: bool = False) -> None:
         check(checkpoint)
         self._checkpoint = checkpoint
-        self._motor = motor = CompiledMotor(part_of(checkpoint, "physics"), rows)
-        self._net = net = Compiled(part_of(checkpoint, "gru"), rows, fork=fork)
+        of_motor, of_network = parts_of(checkpoint)
+        self._motor = motor = CompiledMotor(of_motor, rows)
+        self._net = net = Compiled(of_network, rows, fork=fork)
         self.rows, self.number, self.sample, self._y = rows, checkpoint.number, motor.sample, net.y
         self._call = net.call(motor.answer, 1)
         self._at = self._call.ctypes.data
@@ -50,7 +53,7 @@ class CompiledHybrid:
     @state.setter
     def state(self, state: npt.NDArray[np.float32]) -> None:
         check_shape("state", state, self.state.shape)
-        self._motor.state, self._net.state = state[:, :FILTER], state[:, FILTER:]
+        self._motor.state, self._net.state = state[:, :FILTER_SIZE], state[:, FILTER_SIZE:]
 
     def reset(self, *, learned: bool = True) -> None:
         """Forget all samples, and what they taught about the parameters."""
@@ -98,15 +101,13 @@ class CompiledHybrid:
     __reduce__ = Compiled.__reduce__
 
 
-def part_of(checkpoint: Checkpoint, family: str) -> Checkpoint:
-    """The physics of a hybrid checkpoint, or its network, which has the innovations for inputs as well."""
-    sizes, spec, tensors = checkpoint.sizes, checkpoint.spec, checkpoint.tensors
-    if family == "physics":
-        sizes = {name: sizes[name] for name in ("inputs", "outputs")}
-        tensors = {n.removeprefix("physics."): a for n, a in tensors.items() if n.startswith("physics.")}
-    else:
-        sizes = {**sizes, "inputs": sizes["inputs"] + sizes["outputs"]}
-        tensors = {n: a for n, a in tensors.items() if not n.startswith("physics.")}
-        inputs = (*spec.inputs, *(f"innovation.{i}" for i in range(len(spec.outputs))))
-        spec = Spec(inputs=inputs, outputs=spec.outputs, dt=spec.dt)
-    return Checkpoint(checkpoint.number, None, family, sizes, spec, tensors)
+def parts_of(checkpoint: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
+    """The motor of a checkpoint that corrects one, and its network, which has the innovations for inputs as
+    well."""
+    spec, (motor, network) = checkpoint.spec, divided(checkpoint.tensors)
+    innovations = tuple(f"innovation.{i}" for i in range(len(spec.outputs)))
+    wider = Spec(inputs=(*spec.inputs, *innovations), outputs=spec.outputs, dt=spec.dt)
+    return (
+        Checkpoint(checkpoint.number, None, MOTOR, motor_sizes(checkpoint.sizes), spec, motor),
+        Checkpoint(checkpoint.number, None, NETWORK, network_sizes(checkpoint.sizes), wider, network),
+    )

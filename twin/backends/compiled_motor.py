@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from twin.checkpoint import Checkpoint, check
 from twin.errors import SpecError
+from twin.families import FILTER_SIZE, MOTOR_UNITS
 from twin.kernels.physics import Motors, follower
-from twin.models import FILTER, PARAMETERS
 from twin.predictor import check_shape
 
 _PORTION: Final = 1_024  # samples of one call of `warm`: then other threads come to their turn
 
 
 class CompiledMotor:
-    """The `Predictor` of the family physics, on Numba."""
+    """The `Predictor` of a motor's equations, on Numba."""
+
+    quick: ClassVar[bool] = True
 
     def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
         if rows < 1:
@@ -31,7 +33,7 @@ class CompiledMotor:
         self._motors = Motors(checkpoint.tensors, rows)
         self.sample = self._sample = np.zeros((rows, 3), np.float32)
         self._run = follower()
-        self._y = self._motors.answer[:, 0, 3:]
+        self._y = self._motors.y
         self._calls = [
             self._motors.call(self._sample[:, None], self._motors.answer, adapting)
             for adapting in (False, True)
@@ -42,7 +44,7 @@ class CompiledMotor:
     def parameters(self) -> Mapping[str, tuple[float, float]]:
         """R, L, K, J, b and tau_c as they are now, each with its standard error, in SI units."""
         values, errors = self._motors.parameters()
-        return dict(zip(PARAMETERS, zip(values.tolist(), errors.tolist(), strict=True), strict=True))
+        return dict(zip(MOTOR_UNITS, zip(values.tolist(), errors.tolist(), strict=True), strict=True))
 
     @property
     def state(self) -> npt.NDArray[np.float32]:
@@ -51,7 +53,7 @@ class CompiledMotor:
 
     @state.setter
     def state(self, state: npt.NDArray[np.float32]) -> None:
-        check_shape("state", state, (self.rows, FILTER))
+        check_shape("state", state, (self.rows, FILTER_SIZE))
         self._motors.state = state
 
     def reset(self, *, learned: bool = True) -> None:
@@ -109,3 +111,8 @@ class CompiledMotor:
             "a predictor works on memory of its own and is not copied or pickled; "
             "open another one of the same checkpoint, and set its state"
         )
+
+
+def prepare() -> None:
+    """Compile the filters, if no process on this machine has done so before."""
+    follower()

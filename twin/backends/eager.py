@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from twin.checkpoint import Checkpoint
 from twin.errors import SpecError
-from twin.models.model import open_model
+from twin.models.network import Network
+from twin.models.opening import open_model
 from twin.predictor import Predictor, check_shape
 
 _PORTION = 1_024
@@ -36,6 +37,8 @@ class Eager:
     itself; each step waits for its answer.
     """
 
+    quick: ClassVar[bool] = False
+
     def __init__(self, checkpoint: Checkpoint, rows: int, device: str = "cpu") -> None:
         if rows < 1:
             raise SpecError(f"{rows} rows: a predictor has at least one")
@@ -45,7 +48,9 @@ class Eager:
         self._checkpoint, self._device = checkpoint, device
         if on_device := device != "cpu":
             forbid_tf32()
-        self._model = open_model(checkpoint).eval().requires_grad_(False).to(device)
+        model = open_model(checkpoint)
+        assert isinstance(model, Network)
+        self._model = model.eval().requires_grad_(False).to(device)
         self._step = self._model.stepping()
         self._features = len(checkpoint.spec.features)
         self._inputs = len(checkpoint.spec.inputs)
@@ -60,8 +65,8 @@ class Eager:
 
     @property
     def parameters(self) -> Mapping[str, tuple[float, float]]:
-        """The physical parameters of the checkpoint, which this backend does not adapt."""
-        return self._model.physical()
+        """A network has none that mean something."""
+        return {}
 
     @property
     def state(self) -> npt.NDArray[np.float32]:

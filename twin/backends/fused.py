@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from twin.backends.fused_kernel import CHUNK, follow
-from twin.models import GATES
-from twin.models.model import Model
+from twin.families import GATES
+from twin.models.network import Network
 from twin.models.recurrent import Recurrent
 
 _TILE: Final = 2_048  # numbers of a gate that four warps hold: 16 a thread, in registers to the end
 _MANY: Final = 256  # tiles enough for every multiprocessor, so that they need not be smaller
 
 
-def serves(model: Model) -> bool:
+def serves(model: Network) -> bool:
     """Whether the kernel has this model: a recurrent family of moderate sizes.
 
     Beyond them a row's hidden state no longer fits into registers, or the unrolled loops over features and
@@ -48,7 +48,7 @@ class Fused:
     a power of two of units.
     """
 
-    def __init__(self, model: Model, rows: int) -> None:
+    def __init__(self, model: Network, rows: int) -> None:
         core, sizes = model.core, model.sizes
         assert isinstance(core, Recurrent)
         features = sizes["inputs"] + sizes["outputs"]
@@ -64,8 +64,7 @@ class Fused:
         self._readout = _readout(core, width, span)
         self._scaling = torch.cat((model.mean, model.scale, core.readout.bias, model.increment_scale))
         self._sizes = {
-            "FAMILY": model.family,
-            "GATE": GATES[model.family],
+            "GATE": GATES[core.cell],
             "U": sizes["inputs"],
             "P": sizes["outputs"],
             "LAYERS": sizes["layers"],
@@ -102,7 +101,7 @@ class Fused:
 
 def _cells(core: Recurrent, width: int) -> Tensor:
     """All layers' W_ih, W_hh as (gates, inputs, WIDTH) and their four biases, (4, WIDTH), in one row."""
-    gates, hidden = GATES[core.family], core.net.hidden_size
+    gates, hidden = GATES[core.cell], core.net.hidden_size
     packed: list[Tensor] = []
     for layer, (w_ih, w_hh, b_ih, b_hh) in enumerate(core.net.all_weights):
         for w, inputs in ((w_ih, width if layer else w_ih.shape[1]), (w_hh, width)):

@@ -102,7 +102,6 @@ def _advance(
     g: tl.tuple,
     own: tl.tensor,
     weights: tl.tensor,
-    FAMILY: tl.constexpr,
     GATE: tl.constexpr,
     LAYERS: tl.constexpr,
     H: tl.constexpr,
@@ -118,12 +117,12 @@ def _advance(
     column = tl.arange(0, WIDTH)[None, :]
     at = own + column * BLOCK + tl.arange(0, BLOCK)[:, None]
     real = column < H
-    if FAMILY == "gru":
+    if GATE == 3:  # GRU
         r, z, n, _ = _from_hidden((g0, g1, g3, g2), own, weights, GATE, H, WIDTH, BLOCK)
         n = _tanh(g2 + _sigmoid(r) * n)
         h = n + _sigmoid(z) * (tl.load(at, mask=real, other=0.0) - n)
         tl.debug_barrier()
-    elif FAMILY == "lstm":
+    elif GATE == 4:  # LSTM
         i, f, n, o = _from_hidden(g, own, weights, GATE, H, WIDTH, BLOCK)
         c = tl.load(at + LAYERS * H * BLOCK, mask=real, other=0.0)
         c = _sigmoid(f) * c + _sigmoid(i) * _tanh(n)
@@ -146,7 +145,6 @@ def _cells(
     state: tl.tensor,
     weights: tl.tensor,
     scaling: tl.tensor,
-    FAMILY: tl.constexpr,
     GATE: tl.constexpr,
     LAYERS: tl.constexpr,
     F: tl.constexpr,
@@ -163,14 +161,14 @@ def _cells(
     weights += GATE * F * WIDTH
     g = _biases(weights + matrix, WIDTH, BLOCK)
     g = _from_sample(g, z, inside, scaling, weights - GATE * F * WIDTH, GATE, F, WIDTH)
-    h = _advance(g, state, weights, FAMILY, GATE, LAYERS, H, WIDTH, BLOCK)
+    h = _advance(g, state, weights, GATE, LAYERS, H, WIDTH, BLOCK)
     for layer in tl.range(1, LAYERS, num_stages=1):
         own = state + layer * H * BLOCK
         w = weights + matrix + biases + (layer - 1) * (2 * matrix + biases)
         g = _from_hidden(
             _biases(w + 2 * matrix, WIDTH, BLOCK), own - H * BLOCK, w, GATE, H, WIDTH, BLOCK
         )  # fmt: skip
-        h = _advance(g, own, w + matrix, FAMILY, GATE, LAYERS, H, WIDTH, BLOCK)
+        h = _advance(g, own, w + matrix, GATE, LAYERS, H, WIDTH, BLOCK)
     return h
 
 
@@ -207,7 +205,6 @@ def follow(
     scaling: tl.tensor,
     rows: int,
     STEPS: tl.constexpr,
-    FAMILY: tl.constexpr,
     GATE: tl.constexpr,
     LAYERS: tl.constexpr,
     U: tl.constexpr,
@@ -246,7 +243,7 @@ def follow(
         window = (window - mean) * inverse
         if TAPS > 1:
             window = tl.where(column < older, tl.load(taps, mask=column < older, other=0.0), window)
-        h = _cells(z, inside, state, cells, scaling, FAMILY, GATE, LAYERS, F, H, WIDTH, BLOCK)
+        h = _cells(z, inside, state, cells, scaling, GATE, LAYERS, F, H, WIDTH, BLOCK)
         if TAPS > 1:  # the barriers of the cells stand between this and the reading above
             tl.store(taps - F * BLOCK, window, mask=(column >= F) & (column < older + F))
             tl.debug_barrier()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,9 @@ from torch import Tensor
 from twin.backends.eager import Eager, forbid_tf32
 from twin.checkpoint import Checkpoint
 from twin.errors import BackendError, SpecError
-from twin.models import PHYSICAL
-from twin.models.model import Model, open_model
+from twin.families import family_of
+from twin.models.network import Network
+from twin.models.opening import open_model
 from twin.predictor import Predictor, check_shape
 
 _PORTION: Final = 16  # samples of a captured portion of `warm`: as many as a twin feeds its spare in a turn
@@ -46,7 +47,7 @@ class _Rows(Protocol):
 class _Operations:
     """The rows by torch's operations, for models that the fused kernel does not serve."""
 
-    def __init__(self, model: Model, rows: int) -> None:
+    def __init__(self, model: Network, rows: int) -> None:
         self._model = model
         self._state = model.initial_state(rows)
 
@@ -110,10 +111,12 @@ class Graph:
     torch's operations inside the graph.
     """
 
+    quick: ClassVar[bool] = False
+
     def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
         if rows < 1:
             raise SpecError(f"{rows} rows: a predictor has at least one")
-        if checkpoint.family in PHYSICAL:
+        if family_of(checkpoint.family).motor:
             raise BackendError(
                 f"a {checkpoint.family} model's filter runs on the CPU only; take --backend compiled"
             )
@@ -123,7 +126,10 @@ class Graph:
         self.number = checkpoint.number
         self._checkpoint = checkpoint
         self._inputs, self._features = len(checkpoint.spec.inputs), len(checkpoint.spec.features)
-        self._model = open_model(checkpoint).requires_grad_(False).cuda()
+        model = open_model(checkpoint)
+        if not isinstance(model, Network):
+            raise BackendError("a model on NumPy arrays runs on the CPU only; take --backend compiled")
+        self._model = model.requires_grad_(False).cuda()
         self._rows, fused = _open_rows(self._model, rows)
         answer = torch.zeros(rows, len(checkpoint.spec.outputs), pin_memory=True)
         self._y: npt.NDArray[np.float32] = answer.numpy()
@@ -195,7 +201,7 @@ class Graph:
         self.state = np.repeat(other.state[:1], self.rows, axis=0)
 
 
-def _open_rows(model: Model, rows: int) -> tuple[_Rows, bool]:
+def _open_rows(model: Network, rows: int) -> tuple[_Rows, bool]:
     """The rows by the best way there is, and whether that is the fused kernel."""
     if find_spec("triton"):
         from twin.backends import fused

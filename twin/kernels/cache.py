@@ -1,43 +1,72 @@
 """Machine code that stays on disk: only the first process on a machine compiles a kernel.
 
-Numba keeps an index of what it has compiled for a function, and numbered files beside it, which two processes
-that compile at the same time, or one that is killed between the two, can leave at odds: then a later process
-runs the code of other sizes. So each kernel has a name, and so files, of its own: its content, its constants
-and the CPU are in it. What cannot be read is compiled again, and what cannot be written is done without.
+A file is named after its content: the kernels' sources, the constants, the types of the arguments, the
+compiler's version and the CPU. So it stays valid over a reinstall, whatever the dates and paths of files; no
+two kernels share one, in whatever order processes compile; and an older version's is simply never asked for
+again. (Numba's own cache goes by the function's file, line and path.) What cannot be read is compiled again,
+and what cannot be written is done without.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
-from llvmlite import binding
 from numba import njit
-from numba.core.caching import FunctionCache
+from numba.core.caching import IndexDataCacheFile, NullCache
+from numba.core.compiler import CompileResult
+from numba.core.runtime import rtsys
 
-from twin.kernels import VERSION
+from twin.kernels.disk import name_of, prune, readable, touch, writable
+
+_KEY: Final = "code"  # in an index of one entry
+
+used: set[Path] = set()
+"""The files from which, or to which, this process has had machine code."""
 
 
-class _Forgiving(FunctionCache):
-    """Numba's cache, whose faults cost a compilation and nothing else."""
+class _Disk(NullCache):
+    """What Numba asks for a function's code; its faults cost a compilation and nothing else."""
 
-    def _index_key(self, sig: Any, codegen: Any) -> Any:
-        """Without what the closure holds, which a function's name stands for already: another kernel in it is
-        another object in each process, and would never be found again."""
-        return sig, codegen.magic_tuple()
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def load_overload(self, signature: Any, context: Any) -> Any:
-        """The machine code, or None where there is none that can be read."""
-        try:
-            return super().load_overload(signature, context)
-        except Exception:  # whatever a damaged file makes of Numba's loader
-            return None
+        """The machine code for arguments of some types, or None where there is none that can be read."""
+        rtsys.initialize(context)  # `refresh`, which compiling needs, would take 60 MB and a second
+        for folder in readable():
+            with contextlib.suppress(Exception):  # whatever a damaged file makes of Numba's loader
+                code = self._file(folder, signature).load(_KEY)
+                if code is not None:
+                    found = CompileResult._rebuild(context, *code)
+                    self._note(folder, signature)
+                    return found
+        return None
 
     def save_overload(self, signature: Any, code: Any) -> None:
         """Keep machine code, where the disk takes it."""
-        with contextlib.suppress(Exception):
-            super().save_overload(signature, code)
+        if code.library.has_dynamic_globals or not all(part.can_cache for part in code.lifted):
+            return
+        folder = writable()
+        if folder is not None:
+            with contextlib.suppress(Exception):
+                self._file(folder, signature).save(_KEY, code._reduce())
+                self._note(folder, signature)
+                prune(folder)
+
+    def _base(self, signature: Any) -> str:
+        return f"{self.name}-{hashlib.sha256(repr(signature).encode()).hexdigest()[:8]}"
+
+    def _file(self, folder: Path, signature: Any) -> Any:
+        return IndexDataCacheFile(str(folder), self._base(signature), "")
+
+    def _note(self, folder: Path, signature: Any) -> None:
+        base = self._base(signature)
+        for path in (folder / f"{base}.nbi", folder / f"{base}.1.nbc"):
+            touch(path)
+            used.add(path)
 
 
 def kept(function: Any, *constants: object, **options: Any) -> Any:
@@ -45,10 +74,9 @@ def kept(function: Any, *constants: object, **options: Any) -> Any:
 
     `constants` are all that its closure holds, or what determines that.
     """
-    cpu = binding.get_host_cpu_name(), sorted(binding.get_host_cpu_features().items())
-    key = repr((VERSION, cpu, constants, sorted(options.items(), key=str)))
-    function.__qualname__ = f"{function.__name__}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    where = function.__module__, function.__qualname__
+    name = name_of(where, constants, sorted(options.items(), key=str))
+    function.__qualname__ = name = f"{function.__name__.strip('_')}-{name}"
     compiled = njit(**options)(function)
-    with contextlib.suppress(RuntimeError):  # no folder to write to: then each process compiles
-        compiled._cache = _Forgiving(function)
+    compiled._cache = _Disk(name)
     return compiled

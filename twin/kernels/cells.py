@@ -9,11 +9,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from twin.families import Cell
 from twin.kernels.activations import Number, logistic_of, tanh_of
-from twin.kernels.layout import GRU, LSTM, RNN
 from twin.kernels.vectors import INDEX, LANES, POINTER, vector_at
 
-Cell = Callable[..., tuple[Number, ...]]
+Formula = Callable[..., tuple[Number, ...]]
 
 
 def _gru(h: Number, c: Number, n_x: Number, r: Number, z: Number, n_h: Number) -> tuple[Number, ...]:
@@ -37,16 +37,22 @@ def _elman_relu(h: Number, c: Number, x: Number) -> tuple[Number, ...]:
     return (x.at_least(0.0),)
 
 
-_CELLS: Final[dict[int, tuple[Cell, int]]] = {GRU: (_gru, 4), LSTM: (_lstm, 4), RNN: (_elman, 1)}
+_CELLS: Final[dict[int, tuple[Formula, int]]] = {
+    Cell.GRU: (_gru, 4),
+    Cell.LSTM: (_lstm, 4),
+    Cell.ELMAN: (_elman, 1),
+    Cell.WINDOW: (_elman_relu, 1),
+}
 
 
 @intrinsic(prefer_literal=True)
-def cell(typing: Any, family: Any, p: Any, g: Any, q: Any, h: Any, c: Any, lanes: Any) -> Any:
+def cell(typing: Any, kind: Any, p: Any, g: Any, q: Any, h: Any, c: Any, lanes: Any) -> Any:
     """New h, and for LSTM new c, in block q, from the sums g in block p.
 
-    The sums of a layer are `lanes` numbers for each gate, one after the other. `family` is a constant.
+    The sums of a layer are `lanes` numbers for each gate, one after the other. `kind`, a `Cell`, is
+    a constant.
     """
-    formula, blocks = _CELLS.get(family.literal_value, (_elman_relu, 1))
+    formula, blocks = _CELLS.get(kind.literal_value, (_elman_relu, 1))  # a linear model has no layers
 
     def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
         _, p, g, q, h, c, lanes = arguments
@@ -59,4 +65,4 @@ def cell(typing: Any, family: Any, p: Any, g: Any, q: Any, h: Any, c: Any, lanes
         return context.get_dummy_value()
 
     index = types.int64
-    return types.none(family, POINTER, index, POINTER, index, index, index), generate
+    return types.none(kind, POINTER, index, POINTER, index, index, index), generate

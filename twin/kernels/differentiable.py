@@ -11,9 +11,9 @@ from typing import Any, Final, NamedTuple
 from numba import types
 from numba.extending import intrinsic
 
+from twin.families import GATES, Cell
 from twin.kernels.activations import Number, exponential
 from twin.kernels.matrices import Formula, elementwise
-from twin.models import GATES
 
 
 def _tanh(x: Number) -> Number:
@@ -76,7 +76,7 @@ def _elman_back(
 
 
 class Formulas(NamedTuple):
-    """A family's formulas, and the blocks of H sums of a layer."""
+    """A cell's formulas, and the blocks of H sums of a layer."""
 
     forward: Formula
     """h, c and the sums to what the way back wants of the gates, new h, and new c if there is one."""
@@ -87,18 +87,17 @@ class Formulas(NamedTuple):
     blocks: int
 
 
-CELLS: Final = {
-    "gru": Formulas(_gru, _gru_back, GATES["gru"], 4),
-    "lstm": Formulas(_lstm, _lstm_back, GATES["lstm"], 4),
-    "rnn": Formulas(_elman, _elman_back, GATES["rnn"], 1),
+CELLS: Final[dict[int, Formulas]] = {
+    Cell.GRU: Formulas(_gru, _gru_back, GATES[Cell.GRU], 4),
+    Cell.LSTM: Formulas(_lstm, _lstm_back, GATES[Cell.LSTM], 4),
+    Cell.ELMAN: Formulas(_elman, _elman_back, GATES[Cell.ELMAN], 1),
 }
-NAMES: Final = tuple(CELLS)
 
 
 @intrinsic(prefer_literal=True)
-def cell(typing: Any, family: Any, sums: Any, h: Any, c: Any, new_c: Any, new_h: Any) -> Any:
+def cell(typing: Any, kind: Any, sums: Any, h: Any, c: Any, new_c: Any, new_h: Any) -> Any:
     """New h and c (H, N); the sums (blocks H, N) become the gates."""
-    formulas = CELLS[NAMES[family.literal_value]]
+    formulas = CELLS[kind.literal_value]
 
     def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
         with elementwise(context, b, signature.args[1:], arguments[1:]) as at:
@@ -110,15 +109,15 @@ def cell(typing: Any, family: Any, sums: Any, h: Any, c: Any, new_c: Any, new_h:
                 matrix.store(value.value, address)
         return context.get_dummy_value()
 
-    return types.none(family, sums, h, c, new_c, new_h), generate
+    return types.none(kind, sums, h, c, new_c, new_h), generate
 
 
 @intrinsic(prefer_literal=True)
 def cell_back(
-    typing: Any, family: Any, d_sums: Any, gates: Any, h: Any, c: Any, new_c: Any, dc: Any, dh: Any
+    typing: Any, kind: Any, d_sums: Any, gates: Any, h: Any, c: Any, new_c: Any, dc: Any, dh: Any
 ) -> Any:
     """Gradients of the sums (blocks H, N); dh and dc (H, N) go back a step, but for what the sums add."""
-    formulas = CELLS[NAMES[family.literal_value]]
+    formulas = CELLS[kind.literal_value]
 
     def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
         with elementwise(context, b, signature.args[1:], arguments[1:]) as at:
@@ -131,4 +130,4 @@ def cell_back(
                 matrix.store(value.value, address)
         return context.get_dummy_value()
 
-    return types.none(family, d_sums, gates, h, c, new_c, dc, dh), generate
+    return types.none(kind, d_sums, gates, h, c, new_c, dc, dh), generate

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numba import njit, prange, types
@@ -27,6 +27,27 @@ _MANY: Final = np.float32(2**20)
 _INLINE: Final[dict[str, Any]] = {"fastmath": {"contract"}, "forceinline": True}
 
 Follow = Callable[[int], None]
+
+
+class Call(NamedTuple):
+    """Places among the 64-bit integers with which a follower is called: addresses and numbers."""
+
+    weights: int
+    rows: int
+    z: int
+    """Samples (N, T, F)."""
+    n: int
+    """N, at least 1, and rows for whole tiles."""
+    steps: int
+    """T, at least 1."""
+    threads: int
+    learned: int
+    """What `twin.kernels.adapt` keeps for one twin, or 0 to answer as the weights say."""
+    learning: int
+    """Whether to learn from these samples."""
+
+
+CALL: Final = Call(*range(len(Call._fields)))
 _SIGNATURE: Final = (types.int64,)
 
 
@@ -67,11 +88,8 @@ def _answer(p: Any, readout: Any, reach: Any, q: Any, h: Any, y: Any, span: Any,
 def follower(layout: Layout, tile: int = 1, parallel: bool = False) -> Follow:
     """What takes in samples, and leaves in each row its state and the ŷ after the last of them.
 
-    It is called with the address of eight 64-bit integers: the addresses of the weights, of the rows and of
-    the samples z (N, T, F), then N, T, and the number of threads; N and T at least 1, and rows for whole
-    tiles. For one twin, the address of what `twin.kernels.adapt` keeps follows, or 0 to answer as the weights
-    say, and whether to learn from these samples. Nothing is checked: that is the caller's to do. As arguments
-    they would cost 10 to 15 ns each.
+    It is called with the address of the integers that `Call` names. Nothing is checked: that is the caller's
+    to do. As arguments they would cost 10 to 15 ns each.
 
     A single twin's step keeps Python's lock: to give it back and take it again costs as much as the step, and
     whoever took it meanwhile would be waited for. A fleet's runs without the lock.
@@ -85,7 +103,7 @@ def follower(layout: Layout, tile: int = 1, parallel: bool = False) -> Follow:
 def compiled(layout: Layout, tile: int = 1, parallel: bool = False) -> Any:
     """The follower as other compiled code calls it."""
     # constants, from here on: what the function below finds in its closure is part of its machine code
-    family, layers, gates = layout.family, layout.layers, layout.gates
+    kind, layers, gates = layout.cell, layout.layers, layout.gates
     features, inputs, outputs, hidden = layout.features, layout.inputs, layout.outputs, layout.hidden
     taps, lanes, wide, size = layout.taps, layout.lanes, layout.blocks * layout.lanes, layout.row
     above, second, readout, reach = layout.layer, layout.second, layout.readout, layout.reach
@@ -98,16 +116,16 @@ def compiled(layout: Layout, tile: int = 1, parallel: bool = False) -> Any:
     adapts = tile == 1 and not parallel and not windowed
 
     def follow(call: Any) -> None:
-        n, steps, threads = integer(call, 3), integer(call, 4), integer(call, 5)
+        n, steps, threads = integer(call, CALL.n), integer(call, CALL.steps), integer(call, CALL.threads)
         tiles = (n + tile - 1) // tile
         for thread in prange(threads):
-            p = pointer(integer(call, 0))
-            q = pointer(integer(call, 1))
-            z = pointer(integer(call, 2))
+            p = pointer(integer(call, CALL.weights))
+            q = pointer(integer(call, CALL.rows))
+            z = pointer(integer(call, CALL.z))
             g = scratch + thread * tile * wide  # the sums of a layer
-            f = pointer(integer(call, 6))
-            corrects = adapts and integer(call, 6) != 0
-            learns = corrects and integer(call, 7) != 0
+            f = pointer(integer(call, CALL.learned))
+            corrects = adapts and integer(call, CALL.learned) != 0
+            learns = corrects and integer(call, CALL.learning) != 0
             for k in range(tiles * thread // threads, tiles * (thread + 1) // threads):
                 base = k * tile * size
                 for t in range(steps):
@@ -150,7 +168,7 @@ def compiled(layout: Layout, tile: int = 1, parallel: bool = False) -> Any:
                                 accumulate(p, s, wide, s, wide, w, q, h, size, tile, hidden, columns)
                             for r in range(tile):
                                 row = h + r * size
-                                cell(family, p, g + r * wide, q, row, row - h_at, lanes)
+                                cell(kind, p, g + r * wide, q, row, row - h_at, lanes)
                         c = readout + (tap - first) * lanes
                         for r in range(tile):
                             row = base + r * size

@@ -5,16 +5,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from numba import types
 
 from twin.kernels.cache import kept
-from twin.kernels.follow import compiled
+from twin.kernels.follow import CALL, compiled
 from twin.kernels.layout import Layout
 from twin.kernels.vectors import integer, load, pointer, store
 
 FreeRun = Callable[[int, int], None]
+
+
+class Run(NamedTuple):
+    """Places among the 64-bit integers of a free run: two addresses, and a number."""
+
+    u: int
+    """Inputs (N, T, U), at the instants of the answers."""
+    answers: int
+    """(N, T, P)."""
+    steps: int
+    """T."""
+
+
+RUN: Final = Run(*range(len(Run._fields)))
 
 
 @lru_cache(maxsize=64)
@@ -23,17 +37,16 @@ def free_runner(layout: Layout) -> FreeRun:
     P).
 
     It is called with two addresses: that of a call of the `follower`, of one step on one thread, whose z it
-    overwrites; and that of three 64-bit integers, the addresses of the inputs u (N, T, U), at the instants of
-    the answers, and of the run, then T.
+    overwrites; and that of the integers that `Run` names.
     """
     follow = compiled(layout)
     features, inputs, outputs = layout.features, layout.inputs, layout.outputs
     size, y_at = layout.row, layout.y
 
     def run(call: Any, more: Any) -> None:
-        n, steps = integer(call, 3), integer(more, 2)
-        q, z = pointer(integer(call, 1)), pointer(integer(call, 2))
-        u, answers = pointer(integer(more, 0)), pointer(integer(more, 1))
+        n, steps = integer(call, CALL.n), integer(more, RUN.steps)
+        q, z = pointer(integer(call, CALL.rows)), pointer(integer(call, CALL.z))
+        u, answers = pointer(integer(more, RUN.u)), pointer(integer(more, RUN.answers))
         for k in range(steps):
             follow(call)
             for r in range(n):

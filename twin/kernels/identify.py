@@ -1,57 +1,17 @@
-"""The motor's parameters from recorded samples: by the filter itself, pass after pass.
-
-Run over a recording with parameters that do not wander, the joint filter of `twin.kernels.kalman` is the
-recursive Gauss-Newton method for prediction errors (Ljung, System Identification, 2nd ed., section 11.4), and
-the covariance at its end the inverse of the Fisher information. A second pass from the first one's result
-takes the linearisations where they belong. What it needs to begin with comes from least squares on the
-equations' integrals over some samples, and the intensities of the noises from the likelihood of the
-innovations (section 7.4).
-"""
+"""Passes of a motor's filter over a recording, compiled: what identification runs again and again."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Final
 
 from twin.kernels.cache import kept
-from twin.kernels.kalman import GATE, JOINT, STATES, WALK, Filter, adapt, begin, measure, new_filter, predict
-from twin.kernels.motor import PARAMETERS
+from twin.kernels.kalman import Filter, adapt, begin, measure, predict, take_parameters
+from twin.kernels.kalman_reference import GATE_SIGMA, JOINT, STATES
 
-PRIOR: Final = (0.3, 0.5, 0.1, 0.3, 0.05, 0.5)
-"""Standard deviations of the parameters before a pass. Wider ones, and a first pass may go astray."""
-PASSES: Final = 4
-_GAIN: Final = 1e-4  # of the likelihood of a sample: for less, no further pass
-SETTLING: Final = 32  # samples of a stretch that the likelihood leaves out
-TUNED: Final = 20_000  # newest samples on which the noises are found
-BLOCK: Final = 8  # samples over which the first estimate integrates
-FINE: Final = 1e-6
-"""Of a signal's largest value, the least noise: samples and states are float32, which rounds to a tenth of
-that."""
-_TINY: Final = 1e-12  # of a noise, in SI units
-_QUIET: Final = 0.02  # least size of the load, in the motor's own torque
-
-Array = npt.NDArray[np.float64]
-
-
-class Motor(NamedTuple):
-    """What a recording says about a motor."""
-
-    values: Array
-    """(6,) R, L, K, J, b, τ_c in SI units."""
-    covariance: Array
-    """(6, 6) of the logarithms of the first four, and of b and τ_c in their `units`."""
-    noise: Array
-    """(4,) as in `twin.kernels.kalman.Filter`."""
-
-
-def units(values: Array, noise: Array) -> Array:
-    """(2,) the units of b, K²/R, and of τ_c, the size of the load."""
-    return np.array([values[2] ** 2 / values[0], noise[3]])
+SETTLING_SAMPLES: Final = 32
+"""Of a stretch, which the likelihood leaves out: the filter has only begun."""
 
 
 @partial(kept, fastmath={"contract"}, nogil=True)
@@ -63,208 +23,32 @@ def run(k: Filter, z: Any, dt: float, learn: bool, sums: Any) -> None:
     before.
     """
     n = JOINT if learn else STATES
-    x, cov, p, p0 = k.x, k.cov, k.p, k.p0
+    x, cov = k.x, k.cov
     last_i = last_w = 0.0
     begin(k, z[0, 1], z[0, 2])
     for t in range(len(z)):
         s0, s1 = cov[0, 0] + k.noise[0] * k.noise[0], cov[1, 1] + k.noise[1] * k.noise[1]
         e0, e1 = (z[t, 1] - x[0]) / math.sqrt(s0), (z[t, 2] - x[1]) / math.sqrt(s1)
         first, second = measure(k, n, dt, z[t, 1], z[t, 2])
-        if t >= SETTLING:
-            first, second = min(first, GATE * GATE), min(second, GATE * GATE)
+        if t >= SETTLING_SAMPLES:
+            first, second = min(first, GATE_SIGMA * GATE_SIGMA), min(second, GATE_SIGMA * GATE_SIGMA)
             sums[0] += 0.5 * (math.log(s0) + first + math.log(s1) + second)
             sums[1] += 1.0
             sums[2] += x[2] * x[2]
             sums[3] += first
             sums[4] += second
-            e0, e1 = min(max(e0, -GATE), GATE), min(max(e1, -GATE), GATE)
+            e0, e1 = min(max(e0, -GATE_SIGMA), GATE_SIGMA), min(max(e1, -GATE_SIGMA), GATE_SIGMA)
             sums[5] += e0 * last_i
             sums[6] += e1 * last_w
             last_i, last_w = e0, e1
         if learn:
-            for j in range(PARAMETERS):
-                if j < 4:
-                    x[STATES + j] = min(max(x[STATES + j], -3.0), 3.0)
-                    p[j] = p0[j] * math.exp(x[STATES + j])
-                else:
-                    p[j] = p0[j] + p[2 + j] * x[STATES + j]
-                    if p[j] < 0.0:
-                        p[j] = 0.0
-                        x[STATES + j] = -p0[j] / p[2 + j]
+            take_parameters(k)
         predict(k, n, dt, z[t, 0])
 
 
-def score(motor: Motor, stretches: Sequence[Array], dt: float) -> Array:
-    """What `run` sums up over stretches of samples (T, 3) without learning."""
-    k = new_filter(np.concatenate((motor.values, units(motor.values, motor.noise))), motor.noise)
-    sums = np.zeros(8)
-    for z in stretches:
-        run(k, z, dt, False, sums)
-    return sums
-
-
-def likelihood(motor: Motor, stretches: Sequence[Array], dt: float) -> float:
-    """The negative logarithm of the likelihood of one sample, on the average; infinite where it is none."""
-    sums = score(motor, stretches, dt)
-    cost = float(sums[0] / max(sums[1], 1.0))
-    return cost if math.isfinite(cost) else math.inf
-
-
-def _least(stretches: Sequence[Array]) -> Array:
-    """(4,) the least noise there can be in samples (T, 3)."""
-    largest = np.max([np.abs(z[:, 1:]).max(axis=0) for z in stretches], axis=0)
-    return np.maximum([*(FINE * largest), 0.0, 0.0], _TINY)
-
-
-def guess(stretches: Sequence[Array], dt: float) -> Motor:
-    """A motor to begin with, by least squares: the armature over one period, the rotor over some.
-
-    The armature's exact solution for a speed that changes evenly, i(k+1) = a i(k) + (1 - a)(v - K ω̄)/R with
-    a = exp(-R dt/L), gives R, L and K; the mean current of a period follows from the voltages' integral.
-    """
-    z = np.concatenate([s[:-1] for s in stretches])
-    after = np.concatenate([s[1:] for s in stretches])
-    v, i, w, i1, w1 = z[:, 0], z[:, 1], z[:, 2], after[:, 1], after[:, 2]
-    mean = 0.5 * (w + w1)
-    a, b, c = _least_squares(np.stack((i, v, mean), 1), i1)
-    a = min(max(a, 1e-3), 0.999)
-    r = abs((1 - a) / b) if b else 1.0
-    k = max(abs(c / b) if b else 0.0, 1e-9)
-    inductance = -r * dt / math.log(a)
-    torque = k * (v - k * mean - inductance * (i1 - i) / dt) / r
-    n = len(z) // BLOCK * BLOCK
-    rate, push, speed = (x[:n].reshape(-1, BLOCK).mean(1) for x in ((w1 - w) / dt, torque, mean))
-    rows = np.stack((push, speed, np.sign(speed)), 1)
-    inverse, viscous, dry = _least_squares(rows, rate)
-    inertia = 1 / inverse if inverse > 0 else 1e-4 * k * k / r
-    b_max = 0.3 * k * k / r
-    values = np.array([r, inductance, k, inertia, min(max(-viscous * inertia, 1e-3 * b_max), b_max), 0.0])
-    values[5] = max(-dry * inertia, 0.0)
-    load = max(inertia * _deviation(rate - rows @ (inverse, viscous, dry)), _QUIET * _deviation(torque))
-    speed_noise = _deviation(np.diff(w1 - w)) / math.sqrt(6)
-    current_noise = _deviation(i1 - np.stack((i, v, mean), 1) @ (a, b, c))
-    noise = np.maximum([current_noise, speed_noise, 0.3 * load, load], _least(stretches))
-    return Motor(values, np.diag(np.square(PRIOR)), noise)
-
-
-def settled(stretches: Sequence[Array], dt: float, periods: float) -> Motor:
-    """A motor to begin with, where a period is long enough for it to settle, so that samples no longer show
-    the transient that `guess` looks at: then v = R i + K ω at each period's end. Its mechanical time constant
-    is so many `periods`, the electrical one a tenth of that.
-    """
-    z = np.concatenate([s[:-1] for s in stretches])
-    after = np.concatenate([s[1:] for s in stretches])
-    v, i, w = z[:, 0], after[:, 1], after[:, 2]
-    r, k = np.abs(_least_squares(np.stack((i, w), 1), v)) + 1e-9
-    rows = np.stack((w, np.sign(w)), 1)
-    b_max = 0.3 * k * k / r
-    viscous, dry = np.maximum(_least_squares(rows, k * i), 0.0)
-    viscous = min(max(viscous, 1e-3 * b_max), b_max)
-    load = max(_deviation(k * i - rows @ (viscous, dry)), _QUIET * k * _deviation(i))
-    rest = _deviation(v - r * i - k * w)
-    noise = np.maximum([rest / r, rest / k, load, load], _least(stretches))
-    inertia = periods * dt * k * k / r
-    values = np.array([r, 0.1 * periods * dt * r, k, inertia, viscous, dry])
-    return Motor(values, np.diag(np.square(PRIOR)), noise)
-
-
-def identify(
-    motor: Motor, stretches: Sequence[Array], dt: float, passes: int = PASSES
-) -> Generator[None, None, Motor]:
-    """The motor that the stretches of samples (T, 3), v, i and ω, show: from one to begin with.
-
-    A generator, so that whoever runs it can do something else now and then; it returns the motor.
-    """
-    start, best = motor, likelihood(motor, stretches, dt)
-    for _ in range(passes):
-        trial = _pass(motor, stretches, dt)
-        yield
-        trial = yield from _with_noise(trial, stretches, dt)
-        value = likelihood(trial, stretches, dt)
-        if not value < best:  # astray
-            break
-        gained, best, motor = best - value, value, trial
-        if gained < _GAIN:
-            break
-    if motor is start:
-        return motor
-    sums = score(motor, stretches, dt)
-    count = max(sums[1], 1.0)
-    # what the innovations are larger than they should be, and hang together, the errors are larger
-    tempered = 1.0
-    for square, product in ((sums[3], sums[5]), (sums[4], sums[6])):
-        rho = min(max(product / max(square, 1e-12), 0.0), 0.9)
-        tempered = max(tempered, square / count * (1 + rho) / (1 - rho))
-    return motor._replace(covariance=motor.covariance * tempered)
-
-
-def adapted(motor: Motor, stretches: Sequence[Array], dt: float) -> Motor:
-    """What the filter makes of a motor that follows the stretches of samples (T, 3) and adapts to them."""
-    unit = units(motor.values, motor.noise)
-    k = new_filter(np.concatenate((motor.values, unit)), motor.noise)
-    k.cov[STATES:, STATES:] = motor.covariance + np.diag(np.square(WALK))
-    for z in stretches:
-        _adapt(k, z, dt)
-    values, covariance = k.p[:PARAMETERS].copy(), k.cov[STATES:, STATES:].copy()
-    change = np.ones(PARAMETERS)
-    change[4:] = unit / units(values, motor.noise)
-    return Motor(values, covariance * np.outer(change, change), motor.noise)
-
-
 @partial(kept, fastmath={"contract"}, nogil=True)
-def _adapt(k: Filter, z: Any, dt: float) -> None:
+def run_adapting(k: Filter, z: Any, dt: float) -> None:
+    """Filter the samples z (T, 3) of one stretch as a twin that adapts does."""
     begin(k, z[0, 1], z[0, 2])
     for t in range(len(z)):
         adapt(k, dt, z[t, 0], z[t, 1], z[t, 2])
-
-
-def _pass(motor: Motor, stretches: Sequence[Array], dt: float) -> Motor:
-    unit = units(motor.values, motor.noise)
-    k = new_filter(np.concatenate((motor.values, unit)), motor.noise)
-    k.cov[STATES:, STATES:] = np.diag(np.square(PRIOR))
-    sums = np.zeros(8)
-    for z in stretches:
-        run(k, z, dt, True, sums)
-    values, noise = k.p[:PARAMETERS].copy(), motor.noise.copy()
-    driven = values[2] * math.sqrt(np.mean([np.square(z[:, 1]).mean() for z in stretches]))
-    noise[3] = max(math.sqrt(sums[2] / max(sums[1], 1.0)), _QUIET * driven, _TINY)
-    covariance = k.cov[STATES:, STATES:].copy()
-    change = np.ones(PARAMETERS)
-    change[4:] = unit / units(values, noise)
-    return Motor(values, covariance * np.outer(change, change), noise)
-
-
-def _with_noise(motor: Motor, stretches: Sequence[Array], dt: float) -> Generator[None, None, Motor]:
-    """The same motor with the noises that make the newest samples likeliest, found one by one."""
-    newest, left = [], TUNED
-    for z in reversed(stretches):
-        newest.append(z[-left:])
-        left -= len(newest[-1])
-        if left < 2 * SETTLING:
-            break
-    least = _least(newest)
-    noise = np.maximum(motor.noise, least)
-    best = likelihood(motor._replace(noise=noise), newest, dt)
-    for step in (2.0, 1.4, 1.15):
-        for j in range(3):
-            for factor in (step, 1 / step):
-                while True:
-                    trial = noise.copy()
-                    trial[j] *= factor
-                    value = likelihood(motor._replace(noise=trial), newest, dt)
-                    yield
-                    if not value < best - 1e-5 or not least[j] < trial[j] < 1e12:
-                        break
-                    noise, best = trial, value
-    return motor._replace(noise=noise)
-
-
-def _least_squares(a: Array, b: Array) -> Array:
-    scale = np.sqrt(np.square(a).mean(0)) + 1e-300
-    found = np.linalg.lstsq(a / scale, b, rcond=1e-9)[0] / scale
-    return np.asarray(found, np.float64)
-
-
-def _deviation(a: Array) -> float:
-    """The standard deviation, of which outliers know nothing."""
-    return float(1.4826 * np.median(np.abs(a - np.median(a)))) if len(a) else 0.0

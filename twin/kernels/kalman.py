@@ -1,20 +1,7 @@
-"""An extended Kalman filter of the motor's current, speed and load, and, while it adapts, of its parameters.
+"""The extended Kalman filter of a motor, compiled: current, speed and load, and, while it adapts, parameters.
 
-The state is x = (i, ω, τ_L, θ). θ are the deviations from a checkpoint's values: of the logarithms of R, L, K
-and J, which stay positive and whose errors are relative ones, and of b and τ_c, which may be zero, in units
-of K²/R and of the load's size. The load is a random walk that jumps now and then. While it does not adapt,
-the filter has the first three only. That it may be trusted with parameters it owes to the joint covariance:
-its gain knows what each of them does to the states (Ljung, "Asymptotic behavior of the extended Kalman filter
-as a parameter estimator", IEEE Trans. Autom. Control 24(1), 1979).
-
-Parameters wander too, by `WALK`, but never by more than a sample has taught of them: each gives back at most
-the variance that it took. So nothing winds up in standstill. Dry friction may be another one after each
-reversal. Where the innovations say for longer that the model fits no more, the parameters' variance is
-widened at once to `WIDE`.
-
-A jump of the load that shows in one innovation is believed at once; a smaller one, each sample of which
-might be noise, is found by a two-sided CUSUM of the speed's innovations (E. S. Page, "Continuous inspection
-schemes", Biometrika 41, 1954). Where such jumps come often, it is the model that does not fit.
+`twin.kernels.kalman_reference` says in the textbook's form what is done here and why, and what the constants
+are; this is held to it. Loops and memory of its own take a sample in a fraction of a microsecond.
 """
 
 from __future__ import annotations
@@ -25,43 +12,36 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numba import njit
 
-from twin.kernels.motor import PARAMETERS, advance
+from twin.kernels.kalman_reference import (
+    CURRENT,
+    CUSUM_JUMP_SIGMA,
+    CUSUM_MOTION_SIGMA,
+    CUSUM_SLACK_SIGMA,
+    DRY,
+    FREQUENT_JUMPS,
+    GATE_SIGMA,
+    JOINT,
+    JUMP_LOADS,
+    JUMP_MEMORY_SAMPLES,
+    JUMP_MEMORY_SEC,
+    LOAD,
+    MAX_LOG_CHANGE,
+    MAX_SQUARE,
+    MISFIT_SQUARE,
+    MISFIT_WEIGHT,
+    REVERSAL_WALK,
+    SPEED,
+    SPEED_MISFIT_MEMORY_SEC,
+    STATES,
+    WALK_PER_ROOT_SEC,
+    WIDENED_STD,
+    WIDENING_PAUSE_SEC,
+)
+from twin.kernels.motor import advance
+from twin.kernels.motor_reference import PARAMETERS
 
-STATES: Final = 3
-JOINT: Final = STATES + PARAMETERS
-GATE: Final = 5.0
-"""Standard deviations beyond which a first innovation is taken for an outlier, and a second one for the
-truth."""
-TENDING: Final = 1.0
-"""Of the speed's innovations, in standard deviations, what the CUSUM leaves out of each."""
-TENDENCY: Final = 3.5
-"""Where it comes to this, the load has jumped."""
-SURE: Final = 8.0
-"""And where it comes to this, a motor that should stand moves."""
-OFTEN: Final = 4.0
-"""So many jumps found in this way, within `OVER` seconds or samples, whichever is less, are the model's and
-not the load's."""
-OVER: Final = (0.5, 500.0)
-JUMP: Final = 4.0
-"""Sizes of the load that one jump of it may have; a speed that this explains is believed at once."""
-WALK: Final = (0.01, 0.01, 0.005, 0.01, 0.0002, 0.02)
-"""Of the parameters, 1/√s."""
-TURN: Final = 0.04
-"""Of τ_c, in sizes of the load, with each reversal."""
-WIDE: Final = (0.2, 0.2, 0.1, 0.2, 0.01, 0.3)
-"""Standard deviations of the parameters after a change."""
-UNFIT: Final = (3.0, 2.5)
-"""Mean squares of the normalised innovations of current and speed from which on the model fits no more."""
-MEMORY: Final = (1 / 32, 1 / 256)
-"""Share of the newest sample in these means. A jump of the load is no misfit: that of the speed is the
-slower."""
-SLOW: Final = 0.256
-"""Seconds of which it is the mean at least."""
-PATIENCE: Final = 0.2
-"""Seconds after a widening before the next."""
-CLIPPED: Final = 16.0
-"""Most that one normalised innovation's square counts."""
-LIMIT: Final = 3.0  # of a logarithm: nothing changes to the twentyfold
+REJECTED, UP, DOWN = 0, 2, 3  # places in `Filter.gates`; an array for each would cost a tenth of the time
+MISFIT, PAUSE, DIRECTION, JUMPS = 0, 2, 4, 5  # and in `Filter.fit`
 _INLINE: Final[dict[str, Any]] = {"fastmath": {"contract"}, "forceinline": True}
 
 
@@ -72,12 +52,13 @@ class Filter(NamedTuple):
     """(9,) i, ω, τ_L, θ."""
     cov: Any
     """(9, 9) their covariance."""
-    flags: Any
-    """(4,) 1 where the last innovation, of the current or the speed, was an outlier; the CUSUM of the speed's
-    innovations, upwards and downwards."""
+    gates: Any
+    """(4,) at `REJECTED` 1 where the last innovation, of current or speed, was an outlier that was left out;
+    at `UP` and `DOWN` the CUSUM of the speed's normalised innovations."""
     fit: Any
-    """(6,) means of the normalised squares, less one; seconds until the next widening, of each; the last
-    mode; jumps of the load that the CUSUM found lately."""
+    """(6,) at `MISFIT` the means of the normalised squares of current and speed, less 1; at `PAUSE` seconds
+    until the parameters may be widened again, for a misfit of each; `DIRECTION` in which the motor turned
+    last, 0 before the first sample; `JUMPS` of the load that the CUSUM found lately."""
     p: Any
     """(8,) the parameters now, and the units of b and τ_c."""
     p0: Any
@@ -89,27 +70,30 @@ class Filter(NamedTuple):
     f: Any
     g: Any
     c: Any
+    """Room for `advance`."""
     t: Any
-    """(3, 9)"""
+    """(3, 9) more of it."""
+
+
+SHAPES: Final = Filter(
+    x=(JOINT,),
+    cov=(JOINT, JOINT),
+    gates=(4,),
+    fit=(6,),
+    p=(PARAMETERS + 2,),
+    p0=(PARAMETERS + 2,),
+    noise=(4,),
+    new=(STATES,),
+    f=(2, STATES),
+    g=(2, PARAMETERS),
+    c=(3, 4),
+    t=(3, JOINT),
+)
 
 
 def new_filter(p0: Any, noise: Any) -> Filter:
     """A filter of its own memory, which has seen nothing."""
-    shapes = (
-        (JOINT,),
-        (JOINT, JOINT),
-        (4,),
-        (6,),
-        (8,),
-        (8,),
-        (4,),
-        (3,),
-        (2, 3),
-        (2, PARAMETERS),
-        (3, 4),
-        (3, 9),
-    )
-    made = Filter(*(np.zeros(shape) for shape in shapes))
+    made = Filter(*(np.zeros(shape) for shape in SHAPES))
     made.p[:] = p0
     made.p0[:] = p0
     made.noise[:] = noise
@@ -119,17 +103,17 @@ def new_filter(p0: Any, noise: Any) -> Filter:
 @njit(**_INLINE)
 def begin(k: Filter, current: float, speed: float) -> None:
     """The first sample."""
-    k.x[0], k.x[1], k.x[2] = current, speed, 0.0
+    k.x[CURRENT], k.x[SPEED], k.x[LOAD] = current, speed, 0.0
     k.cov[:STATES, :] = 0.0
     k.cov[:, :STATES] = 0.0
-    k.cov[0, 0], k.cov[1, 1] = k.noise[0] * k.noise[0], k.noise[1] * k.noise[1]
-    k.cov[2, 2] = k.noise[3] * k.noise[3]
-    k.flags[:] = 0.0
+    k.cov[CURRENT, CURRENT], k.cov[SPEED, SPEED] = k.noise[0] * k.noise[0], k.noise[1] * k.noise[1]
+    k.cov[LOAD, LOAD] = k.noise[3] * k.noise[3]
+    k.gates[:] = 0.0
 
 
 @njit(**_INLINE)
 def _correct(k: Filter, n: int, h: int, e: float) -> None:
-    """Take in the innovation e of state h."""
+    """Take in the innovation e of state h: one output after the other needs no inverse."""
     x, cov, column = k.x, k.cov, k.t
     gain = 1.0 / (cov[h, h] + k.noise[h] * k.noise[h])
     for a in range(n):
@@ -145,75 +129,69 @@ def _correct(k: Filter, n: int, h: int, e: float) -> None:
 
 @njit(**_INLINE)
 def measure(k: Filter, n: int, dt: float, current: float, speed: float) -> tuple[float, float]:
-    """Take in a sample; the squares of its normalised innovations, for the first n states.
-
-    What a jump of the load explains, the current's innovation too, is believed at once. Of what else does not
-    fit, a first sample is left out, and a second one is the truth: then neither state is known any more.
-    While the motor stands, all that is known of the load is that friction holds it. Once it is sure to move,
-    by one innovation or by the CUSUM, friction holds it no more, and the load is what that takes at least.
-    """
-    x, cov, flags, noise, p = k.x, k.cov, k.flags, k.noise, k.p
-    e, d = current - x[0], speed - x[1]
-    variance = cov[0, 0] + noise[0] * noise[0]
-    first, second = e * e / variance, d * d / (cov[1, 1] + noise[1] * noise[1])
-    out, off = first > GATE * GATE, second > GATE * GATE
+    """Take in a sample, for the first n states; the squares of its normalised innovations."""
+    x, cov, gates, noise, p = k.x, k.cov, k.gates, k.noise, k.p
+    e, d = current - x[CURRENT], speed - x[SPEED]
+    variance = cov[CURRENT, CURRENT] + noise[0] * noise[0]
+    first, second = e * e / variance, d * d / (cov[SPEED, SPEED] + noise[1] * noise[1])
+    out, off = first > GATE_SIGMA * GATE_SIGMA, second > GATE_SIGMA * GATE_SIGMA
     # what a load that acts for one period does to the speed, and the speed to the current, about
     push = -dt / (p[3] + 0.5 * dt * p[2] * p[2] / p[0])
     pull = -p[2] / (p[0] + 2.0 * p[1] / dt)
-    periods = 1.0 + max(flags[0], flags[1])
-    alike = off and (e - pull * d) ** 2 <= GATE * GATE * variance
-    jump = alike and abs(d) <= JUMP * noise[3] * abs(push) * periods
-    stands = x[1] == 0.0 and cov[1, 1] == 0.0
+    periods = 1.0 + max(gates[REJECTED], gates[REJECTED + 1])
+    explained = off and (e - pull * d) ** 2 <= GATE_SIGMA * GATE_SIGMA * variance
+    jump = explained and abs(d) <= JUMP_LOADS * noise[3] * abs(push) * periods
+    stands = x[SPEED] == 0.0 and cov[SPEED, SPEED] == 0.0
     if stands and (jump or not off):
-        _sum_up(flags, d / noise[1])
-        if max(flags[2], flags[3]) > SURE:
+        _sum_up(gates, d / noise[1])
+        if max(gates[UP], gates[DOWN]) > CUSUM_MOTION_SIGMA:
             begin(k, current, speed)
-            x[2] = p[2] * current - math.copysign(p[5], speed)
+            x[LOAD] = p[2] * current - math.copysign(p[5], speed)
             return first, second
-    if (out or off) and not jump and flags[0] == 0.0 and flags[1] == 0.0:
-        flags[0], flags[1] = 1.0 if out else 0.0, 1.0 if off else 0.0
+    if (out or off) and not (jump or gates[REJECTED] != 0.0 or gates[REJECTED + 1] != 0.0):
+        gates[REJECTED], gates[REJECTED + 1] = 1.0 if out else 0.0, 1.0 if off else 0.0
         return first, second
-    if alike:
+    if explained:
         spread, push = noise[3] * noise[3], push * periods
-        _widen(cov, pull * push, push, spread)
+        _widen_load(cov, pull * push, push, spread)
     if not jump:
         if out:
-            cov[0, 0] += e * e
+            cov[CURRENT, CURRENT] += e * e
         if out or off:
-            cov[1, 1] += d * d
-    flags[0] = 1.0 if out and not jump else 0.0
-    flags[1] = 1.0 if off and not jump else 0.0
+            cov[SPEED, SPEED] += d * d
+    gates[REJECTED] = 1.0 if out and not jump else 0.0
+    gates[REJECTED + 1] = 1.0 if off and not jump else 0.0
     if not stands:
-        _look_for_jump(k, n, d / math.sqrt(cov[1, 1] + noise[1] * noise[1]), pull, push, alike)
-    _correct(k, n, 0, e)
-    _correct(k, n, 1, speed - x[1])
+        _look_for_jump(k, n, d / math.sqrt(cov[SPEED, SPEED] + noise[1] * noise[1]), pull, push, explained)
+    _correct(k, n, CURRENT, e)
+    _correct(k, n, SPEED, speed - x[SPEED])
     return first, second
 
 
 @njit(**_INLINE)
-def _sum_up(flags: Any, shift: float) -> None:
-    flags[2] = max(flags[2] + shift - TENDING, 0.0)
-    flags[3] = max(flags[3] - shift - TENDING, 0.0)
+def _sum_up(gates: Any, shift: float) -> None:
+    gates[UP] = max(gates[UP] + shift - CUSUM_SLACK_SIGMA, 0.0)
+    gates[DOWN] = max(gates[DOWN] - shift - CUSUM_SLACK_SIGMA, 0.0)
 
 
 @njit(**_INLINE)
-def _look_for_jump(k: Filter, n: int, shift: float, pull: float, push: float, believed: bool) -> None:
+def _look_for_jump(k: Filter, n: int, shift: float, pull: float, push: float, explained: bool) -> None:
     """Take the speed's normalised innovation into the CUSUM, and widen what a jump found moves."""
-    flags = k.flags
-    if flags[2] > TENDENCY or flags[3] > TENDENCY:  # from a standstill that has ended
-        flags[2] = flags[3] = 0.0
-    _sum_up(flags, shift)
-    if flags[2] <= TENDENCY and flags[3] <= TENDENCY:
+    gates = k.gates
+    if gates[UP] > CUSUM_JUMP_SIGMA or gates[DOWN] > CUSUM_JUMP_SIGMA:  # from a standstill that has ended
+        gates[UP] = gates[DOWN] = 0.0
+    _sum_up(gates, shift)
+    if gates[UP] <= CUSUM_JUMP_SIGMA and gates[DOWN] <= CUSUM_JUMP_SIGMA:
         return
-    flags[2] = flags[3] = 0.0
-    if not believed and (n == STATES or k.fit[5] < OFTEN):  # who does not adapt cannot follow otherwise
-        _widen(k.cov, pull * push, push, k.noise[3] * k.noise[3])
+    gates[UP] = gates[DOWN] = 0.0
+    if not explained and (n == STATES or k.fit[JUMPS] < FREQUENT_JUMPS):  # only who adapts has another way
+        _widen_load(k.cov, pull * push, push, k.noise[3] * k.noise[3])
     if n > STATES:
-        k.fit[5] = min(k.fit[5] + 1.0, 2.0 * OFTEN)
+        k.fit[JUMPS] = min(k.fit[JUMPS] + 1.0, 2.0 * FREQUENT_JUMPS)
 
 
 @njit(**_INLINE)
-def _widen(cov: Any, pull: float, push: float, spread: float) -> None:
+def _widen_load(cov: Any, pull: float, push: float, spread: float) -> None:
     """The load may have jumped, and moved current and speed with it."""
     cov[0, 0] += pull * pull * spread
     cov[1, 1] += push * push * spread
@@ -229,7 +207,7 @@ def predict(k: Filter, n: int, dt: float, v: float) -> None:
     """One period ahead: the first n states and their covariance."""
     x, cov, new, f, g, t = k.x, k.cov, k.new, k.f, k.g, k.t
     advance(k.p, dt, v, x, new, f, g, k.c, n > STATES)
-    x[0], x[1] = new[0], new[1]
+    x[CURRENT], x[SPEED] = new[CURRENT], new[SPEED]
     for a in range(2):
         for m in range(n):
             value = f[a, 0] * cov[0, m] + f[a, 1] * cov[1, m] + f[a, 2] * cov[2, m]
@@ -246,7 +224,7 @@ def predict(k: Filter, n: int, dt: float, v: float) -> None:
         for m in range(2, n):
             cov[a, m] = t[a, m]
             cov[m, a] = t[a, m]
-    cov[2, 2] += k.noise[2] * k.noise[2] * dt
+    cov[LOAD, LOAD] += k.noise[2] * k.noise[2] * dt
 
 
 @njit(**_INLINE)
@@ -259,33 +237,49 @@ def follow(k: Filter, dt: float, v: float, current: float, speed: float) -> None
 @njit(**_INLINE)
 def adapt(k: Filter, dt: float, v: float, current: float, speed: float) -> None:
     """Take in a sample, learn from it about the parameters, and look one period ahead."""
-    x, cov, fit, p, p0, before = k.x, k.cov, k.fit, k.p, k.p0, k.t[0]
+    cov, before = k.cov, k.t[0]
     for j in range(PARAMETERS):
         before[j] = cov[STATES + j, STATES + j]
     first, second = measure(k, JOINT, dt, current, speed)
     for j in range(PARAMETERS):
-        took = max(before[j] - cov[STATES + j, STATES + j], 0.0)
-        cov[STATES + j, STATES + j] += min(WALK[j] * WALK[j] * dt, took)
-    mode = 1.0 if x[1] > 0.0 else -1.0
-    if mode != fit[4]:
-        fit[4] = mode
-        dry = cov[STATES + 5, STATES + 5]
-        cov[STATES + 5, STATES + 5] = max(dry, min(dry + TURN * TURN, WIDE[5] * WIDE[5]))
-    fit[5] -= fit[5] * min(max(dt / OVER[0], 1.0 / OVER[1]), 1.0)
+        taken = max(before[j] - cov[STATES + j, STATES + j], 0.0)
+        cov[STATES + j, STATES + j] += min(WALK_PER_ROOT_SEC[j] * WALK_PER_ROOT_SEC[j] * dt, taken)
+    direction = 1.0 if k.x[SPEED] > 0.0 else -1.0
+    if direction != k.fit[DIRECTION]:
+        k.fit[DIRECTION] = direction
+        wider = min(cov[DRY, DRY] + REVERSAL_WALK * REVERSAL_WALK, WIDENED_STD[5] * WIDENED_STD[5])
+        cov[DRY, DRY] = max(cov[DRY, DRY], wider)
+    _doubt(k, dt, first, second)
+    take_parameters(k)
+    predict(k, JOINT, dt, v)
+
+
+@njit(**_INLINE)
+def _doubt(k: Filter, dt: float, first: float, second: float) -> None:
+    """Widen the parameters where the squares of innovations say for longer that the model no longer fits."""
+    cov, fit = k.cov, k.fit
+    fit[JUMPS] -= fit[JUMPS] * min(max(dt / JUMP_MEMORY_SEC, 1.0 / JUMP_MEMORY_SAMPLES), 1.0)
     for h in range(2):
-        share = MEMORY[0] if h == 0 else min(MEMORY[1], dt / SLOW)
-        fit[h] += share * (min(first if h == 0 else second, CLIPPED) - 1.0 - fit[h])
-        fit[2 + h] -= dt
-        if (fit[h] > UNFIT[h] - 1.0 or (h == 1 and fit[5] > OFTEN)) and fit[2 + h] <= 0.0:
-            fit[2 + h] = PATIENCE
+        weight = MISFIT_WEIGHT[0] if h == 0 else min(MISFIT_WEIGHT[1], dt / SPEED_MISFIT_MEMORY_SEC)
+        fit[MISFIT + h] += weight * (min(first if h == 0 else second, MAX_SQUARE) - 1.0 - fit[MISFIT + h])
+        fit[PAUSE + h] -= dt
+        unfit = fit[MISFIT + h] > MISFIT_SQUARE[h] - 1.0 or (h == SPEED and fit[JUMPS] > FREQUENT_JUMPS)
+        if unfit and fit[PAUSE + h] <= 0.0:
+            fit[PAUSE + h] = WIDENING_PAUSE_SEC
             for j in range(3 * h, 3 * h + 3):
-                cov[STATES + j, STATES + j] = max(cov[STATES + j, STATES + j], WIDE[j] * WIDE[j])
+                wide = WIDENED_STD[j] * WIDENED_STD[j]
+                cov[STATES + j, STATES + j] = max(cov[STATES + j, STATES + j], wide)
+
+
+@njit(**_INLINE)
+def take_parameters(k: Filter) -> None:
+    """The parameters that θ means; θ stays where they mean something."""
+    x, p, p0 = k.x, k.p, k.p0
     for j in range(4):
-        x[STATES + j] = min(max(x[STATES + j], -LIMIT), LIMIT)
+        x[STATES + j] = min(max(x[STATES + j], -MAX_LOG_CHANGE), MAX_LOG_CHANGE)
         p[j] = p0[j] * math.exp(x[STATES + j])
-    for j in range(4, 6):
+    for j in range(4, PARAMETERS):
         p[j] = p0[j] + p[2 + j] * x[STATES + j]
         if p[j] < 0.0:
             p[j] = 0.0
             x[STATES + j] = -p0[j] / p[2 + j]
-    predict(k, JOINT, dt, v)

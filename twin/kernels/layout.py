@@ -13,30 +13,27 @@ the outputs' increments is folded into the readout, the division by the number o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from twin.families import GATES, Cell, Sizes, family_of
 from twin.kernels.vectors import LANES, padded
-from twin.models import GATES, Sizes
-
-FAMILIES: Final = ("arx", "gru", "lstm", "rnn", "window-rnn")
-ARX, GRU, LSTM, RNN, WINDOW = range(len(FAMILIES))
 
 
 class Layout(NamedTuple):
     """Sizes, and places in numbers of float32 from the start of the block or row; made by `layout_of`."""
 
-    family: int
-    """Its place in `FAMILIES`."""
+    cell: int
+    """A `Cell`."""
     inputs: int
     features: int
     outputs: int
     hidden: int
     layers: int
     taps: int
-    """Newest samples kept; for window-rnn, its window."""
+    """Newest samples kept; for a network of windows, its window."""
     lanes: int
     """Hidden units, padded."""
     gates: int
@@ -44,13 +41,14 @@ class Layout(NamedTuple):
     blocks: int
     """Blocks of the sums of a layer. GRU has n's part of x, then r, z and n's part of h."""
     head: int
-    """Numbers of a layer's bias; for window-rnn of two, the second for a window's beginning: bias + W_h 1."""
+    """Numbers of a layer's bias; for a network of windows of two, the second, bias + W_h 1, for a window's
+    beginning."""
     layer: int
     """Numbers of each layer above the first."""
     second: int
     """Where it begins."""
     readout: int
-    """P rows; for window-rnn of a C for each sample of the window, otherwise of C and D."""
+    """P rows; for a network of windows of a C for each sample of the window, otherwise of C and D."""
     reach: int
     """Numbers of such a row."""
     bias: int
@@ -62,10 +60,10 @@ class Layout(NamedTuple):
     samples: int
     """After h of the last layer, as D after C in the readout."""
     one: int
-    """1, then the P last innovations: regressors that only the fast path has. Not in window-rnn."""
+    """1, then the P last innovations: regressors that only the fast path has. Not in a network of windows."""
     y: int
     mark: int
-    """For window-rnn: 0 before the first sample, then 1. For others: measured samples in a row."""
+    """For a network of windows: 0 before the first sample, then 1. For others: measured samples in a row."""
     answers: int
     """Three ŷ: the checkpoint's, the learning readout's, that of the one before it."""
     row: int
@@ -74,7 +72,7 @@ class Layout(NamedTuple):
     @property
     def windowed(self) -> bool:
         """Whether nothing is carried but the samples."""
-        return self.family == WINDOW
+        return self.cell == Cell.WINDOW
 
     @property
     def regressors(self) -> int:
@@ -85,11 +83,13 @@ class Layout(NamedTuple):
 def layout_of(family: str, sizes: Sizes) -> Layout:
     """The layout of a model of checked sizes."""
     inputs, outputs = sizes["inputs"], sizes["outputs"]
-    hidden, layers = sizes.get("hidden_size", 0), sizes.get("layers", 0)  # arx has none
-    features, lanes, gates = inputs + outputs, padded(hidden), GATES.get(family, 0)
-    window = family == "window-rnn"
+    hidden, layers = sizes.get("hidden_size", 0), sizes.get("layers", 0)  # a linear model has none
+    cell = family_of(family).cell
+    assert cell is not None
+    features, lanes, gates = inputs + outputs, padded(hidden), GATES[cell]
+    window = cell is Cell.WINDOW
     taps = sizes["window" if window else "taps"]
-    blocks = 4 if family == "gru" else gates
+    blocks = 4 if cell is Cell.GRU else gates
     head = blocks * lanes * (2 if window else 1)
     layer = head + 2 * hidden * gates * lanes
     second = head + (features + hidden) * gates * lanes
@@ -98,11 +98,11 @@ def layout_of(family: str, sizes: Sizes) -> Layout:
     reach = taps * lanes if window else lanes + memory
     bias = readout + outputs * reach
     mean = bias + outputs
-    h = layers * lanes if family == "lstm" else 0
+    h = layers * lanes if cell is Cell.LSTM else 0
     samples = h + layers * lanes
     y = samples + memory
     return Layout(
-        family=FAMILIES.index(family),
+        cell=int(cell),
         inputs=inputs,
         features=features,
         outputs=outputs,
@@ -138,7 +138,7 @@ def block(length: int) -> npt.NDArray[np.float32]:
 
 
 def fill(weights: npt.NDArray[np.float32], layout: Layout, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write a model's tensors (`twin.models.tensor_shapes`) to their places.
+    """Write a model's tensors (`twin.families.tensor_shapes`) to their places.
 
     What is too large for float32 once the scaling is folded in becomes infinite, and so do the answers.
     """
@@ -188,7 +188,7 @@ def _layer(
     w_x, w_h = (w.reshape(gates, hidden, -1).transpose(2, 0, 1) for w in (w_x, w_h))
     b_x, b_h = b_x.reshape(gates, hidden), b_h.reshape(gates, hidden)
     bias = b_x + b_h
-    if layout.family == GRU:
+    if layout.cell == Cell.GRU:
         w_x = w_x[:, [2, 0, 1]]  # n first, so that r and z follow it, and n's part of h follows them
         bias = np.stack((b_x[2], bias[0], bias[1], b_h[2]))
     if layout.windowed:

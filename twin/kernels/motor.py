@@ -25,8 +25,8 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
-PARAMETERS: Final = 6
-"""R, L, K, J, b, τ_c: their order everywhere."""
+from twin.kernels.motor_reference import PARAMETERS as PARAMETERS
+
 _SMALL: Final = 1e-4  # of (q t)²: below, the series of sinh(q t) / q is exact to 1e-13
 _INLINE: Final[dict[str, Any]] = {"fastmath": {"contract"}, "inline": "never", "nogil": True}
 

@@ -9,33 +9,97 @@ out and put back repeats what followed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Any, Final
+from itertools import accumulate
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from numba import carray, njit, types
 
 from twin.kernels.cache import kept
-from twin.kernels.kalman import JOINT, STATES, WALK, WIDE, Filter, adapt, begin, follow
-from twin.kernels.motor import PARAMETERS
+from twin.kernels.kalman import DOWN, SHAPES, UP, Filter, adapt, begin, follow
+from twin.kernels.kalman_reference import CURRENT, JOINT, SPEED, STATES, WALK_PER_ROOT_SEC, WIDENED_STD
+from twin.kernels.motor_reference import PARAMETERS
 from twin.kernels.vectors import doubles, integer, pointer
 
 STATE: Final = 13
 """i, ω, τ_L, the lower triangle of their covariance, two marks of outliers, the CUSUM up and down."""
 ANSWER: Final = 5
 """v, the innovations of both outputs, and both outputs expected next: what a correction would like to see."""
-_ROW: Final = (
-    9 + 81 + 4 + 6 + 8 + 2
-)  # x, covariance, flags, fit, p; whether it is joint, whether it has begun
-_MODEL: Final = (
-    8 + 4 + 3 + 3 + 60
-)  # p0, noise, scales; dt and the columns of current and speed; room to work in
+EXPECTED: Final = ANSWER - 2
+"""Where these two outputs are."""
 _INLINE: Final[dict[str, Any]] = {"fastmath": {"contract"}, "forceinline": True}
-_GIVEN: Final = 18  # of the model's numbers, before the room
 
 Array = npt.NDArray[Any]
+
+
+class Row(NamedTuple):
+    """Places in a filter's memory, in numbers of float64: what it has learned from samples."""
+
+    x: int
+    cov: int
+    rejected: int
+    cusum: int
+    misfit: int
+    pause: int
+    direction: int
+    jumps: int
+    p: int
+    joint: int
+    """1 if it adapted to the last sample: then states and parameters have a joint covariance."""
+    begun: int
+    """1 if it has seen a sample."""
+    end: int
+
+
+class Known(NamedTuple):
+    """Places in the memory that all filters share, in numbers of float64: what a checkpoint says, and room to
+    work in."""
+
+    p0: int
+    noise: int
+    scale: int
+    """Three: of current, speed and load."""
+    dt: int
+    current: int
+    """Which output is the current."""
+    speed: int
+    new: int
+    f: int
+    g: int
+    c: int
+    t: int
+    end: int
+
+
+class MotorCall(NamedTuple):
+    """Places among the 64-bit integers with which the follower is called: the addresses of what is known, of
+    the rows, of the samples z (N, T, 3) and of the answers (N, T, 5), then N, T, whether to adapt, and
+    whether to run free: then the outputs of all samples after the first are filled in."""
+
+    known: int
+    rows: int
+    z: int
+    answers: int
+    n: int
+    steps: int
+    adapting: int
+    free: int
+
+
+def _places(shapes: Iterable[tuple[int, ...]]) -> list[int]:
+    """Where what has these shapes begins, one behind the other, and where the last ends."""
+    return [0, *accumulate(math.prod(shape) for shape in shapes)]
+
+
+ROW: Final = Row(*_places([SHAPES.x, SHAPES.cov, *[(2,)] * 4, (), (), SHAPES.p, (), ()]))
+KNOWN: Final = Known(
+    *_places([SHAPES.p0, SHAPES.noise, (STATES,), (), (), (), *SHAPES[SHAPES._fields.index("new") :]])
+)
+CALL: Final = MotorCall(*range(len(MotorCall._fields)))
 
 
 @njit(**_INLINE)
@@ -47,71 +111,71 @@ def _round(k: Filter, scale: Any) -> None:
             unit = scale[a] * scale[b]
             k.cov[a, b] = np.float64(np.float32(k.cov[a, b] / unit)) * unit
             k.cov[b, a] = k.cov[a, b]
-    for a in range(2, 4):
-        k.flags[a] = np.float64(np.float32(k.flags[a]))
+    k.gates[UP] = np.float64(np.float32(k.gates[UP]))
+    k.gates[DOWN] = np.float64(np.float32(k.gates[DOWN]))
 
 
 @njit(**_INLINE)
-def _filter(row: Any, model: Any) -> Filter:
-    room = model[_GIVEN:]
+def _filter(row: Any, known: Any) -> Filter:
     return Filter(
-        row[0:9],
-        row[9:90].reshape(JOINT, JOINT),
-        row[90:94],
-        row[94:100],
-        row[100:108],
-        model[0:8],
-        model[8:12],
-        room[0:3],
-        room[3:9].reshape(2, STATES),
-        room[9:21].reshape(2, PARAMETERS),
-        room[21:33].reshape(3, 4),
-        room[33:60].reshape(3, JOINT),
+        row[ROW.x : ROW.cov],
+        row[ROW.cov : ROW.rejected].reshape(JOINT, JOINT),
+        row[ROW.rejected : ROW.misfit],
+        row[ROW.misfit : ROW.p],
+        row[ROW.p : ROW.joint],
+        known[KNOWN.p0 : KNOWN.noise],
+        known[KNOWN.noise : KNOWN.scale],
+        known[KNOWN.new : KNOWN.f],
+        known[KNOWN.f : KNOWN.g].reshape(2, STATES),
+        known[KNOWN.g : KNOWN.c].reshape(2, PARAMETERS),
+        known[KNOWN.c : KNOWN.t].reshape(3, 4),
+        known[KNOWN.t : KNOWN.end].reshape(3, JOINT),
     )
 
 
 @lru_cache(maxsize=1)
 def follower() -> Callable[[int], None]:
-    """What takes in samples; called with the address of seven 64-bit integers: the addresses of the model,
-    the rows, the samples z (N, T, 3) and the answers (N, T, 5), then N, T, and whether to adapt."""
+    """What takes in samples; called with the address of the integers that `MotorCall` names."""
 
     def motors(call: Any) -> None:
-        n, steps, adapting = integer(call, 4), integer(call, 5), integer(call, 6)
-        model = carray(doubles(integer(call, 0)), (_MODEL,))
-        rows = carray(doubles(integer(call, 1)), (n, _ROW))
-        z = carray(pointer(integer(call, 2)), (n, steps, 3))
-        answers = carray(pointer(integer(call, 3)), (n, steps, ANSWER))
-        scale, dt = model[12:15], model[15]
-        at_i, at_w = int(model[16]), int(model[17])
+        n, steps = integer(call, CALL.n), integer(call, CALL.steps)
+        adapting, free = integer(call, CALL.adapting), integer(call, CALL.free)
+        known = carray(doubles(integer(call, CALL.known)), (KNOWN.end,))
+        rows = carray(doubles(integer(call, CALL.rows)), (n, ROW.end))
+        z = carray(pointer(integer(call, CALL.z)), (n, steps, 3))
+        answers = carray(pointer(integer(call, CALL.answers)), (n, steps, ANSWER))
+        scale, dt = known[KNOWN.scale : KNOWN.dt], known[KNOWN.dt]
+        at_i, at_w = int(known[KNOWN.current]), int(known[KNOWN.speed])
         for r in range(n):
             row = rows[r]
-            k = _filter(row, model)
+            k = _filter(row, known)
             for t in range(steps):
                 v, current, speed = (
                     np.float64(z[r, t, 0]),
                     np.float64(z[r, t, 1 + at_i]),
                     np.float64(z[r, t, 1 + at_w]),
                 )
-                if row[109] == 0.0:
-                    row[109] = 1.0
+                if row[ROW.begun] == 0.0:
+                    row[ROW.begun] = 1.0
                     begin(k, current, speed)
                 answers[r, t, 0] = v
-                answers[r, t, 1 + at_i] = current - k.x[0]
-                answers[r, t, 1 + at_w] = speed - k.x[1]
+                answers[r, t, 1 + at_i] = current - k.x[CURRENT]
+                answers[r, t, 1 + at_w] = speed - k.x[SPEED]
                 if adapting:
-                    row[108] = 1.0
+                    row[ROW.joint] = 1.0
                     adapt(k, dt, v, current, speed)
                 else:
-                    if (
-                        row[108] == 1.0
-                    ):  # what it has learned about the parameters stays, apart from the state
-                        row[108] = 0.0
+                    if row[ROW.joint] == 1.0:  # what it has learned about the parameters stays
+                        row[ROW.joint] = 0.0
                         k.cov[:STATES, STATES:] = 0.0
                         k.cov[STATES:, :STATES] = 0.0
                     follow(k, dt, v, current, speed)
                     _round(k, scale)
-                answers[r, t, 3 + at_i] = k.x[0]
-                answers[r, t, 3 + at_w] = k.x[1]
+                answers[r, t, EXPECTED + at_i] = k.x[CURRENT]
+                answers[r, t, EXPECTED + at_w] = k.x[SPEED]
+                if free and t + 1 < steps:
+                    z[r, t + 1, 1] = answers[r, t, EXPECTED]
+                    z[r, t + 1, 2] = answers[r, t, EXPECTED + 1]
 
     compiled = kept(motors, fastmath={"contract"})
     signature = (types.int64,)
@@ -125,9 +189,15 @@ class Motors:
 
     def __init__(self, tensors: Mapping[str, Array], rows: int) -> None:
         self.rows = rows
-        self._follow = follower()
-        self._model, self._memory = np.zeros(_MODEL), np.zeros((rows, _ROW))
-        self.answer = self._answer = np.zeros((rows, 1, ANSWER), np.float32)
+        self._known, self._memory = np.zeros(KNOWN.end), np.zeros((rows, ROW.end))
+        memory = self._memory
+        self._x = memory[:, ROW.x : ROW.cov]
+        self._cov = memory[:, ROW.cov : ROW.rejected].reshape(rows, JOINT, JOINT)
+        self._marks = memory[:, ROW.rejected : ROW.misfit]  # of outliers, and the CUSUM
+        self._p = memory[:, ROW.p : ROW.joint]
+        self._begun = memory[:, ROW.begun]
+        self.answer = np.zeros((rows, 1, ANSWER), np.float32)
+        self.y = self.answer[:, 0, EXPECTED:]
         self.load(tensors)
 
     def load(self, tensors: Mapping[str, Array]) -> None:
@@ -138,53 +208,54 @@ class Motors:
         )
         unit = np.array([values[2] ** 2 / values[0], noise[3]])
         scales = np.array([*scale[1:][[int(at_i), int(at_w)]], noise[3]])
-        self._model[:_GIVEN] = np.concatenate((values, unit, noise, scales, [dt, at_i, at_w]))
-        covariance = 0.5 * (covariance + covariance.T) + np.diag(np.square(WALK))
-        wide = np.minimum(1.0, np.array(WIDE) / np.sqrt(np.maximum(np.diag(covariance), 1e-30)))
+        self._known[: KNOWN.new] = np.concatenate((values, unit, noise, scales, [dt, at_i, at_w]))
+        covariance = 0.5 * (covariance + covariance.T) + np.diag(np.square(WALK_PER_ROOT_SEC))
+        wide = np.minimum(1.0, np.array(WIDENED_STD) / np.sqrt(np.maximum(np.diag(covariance), 1e-30)))
         self._covariance = covariance * np.outer(wide, wide)
         self.units = unit
         self.reset()
 
     def reset(self, *, learned: bool = True) -> None:
         """Forget all samples, and, unless `learned` is False, what they taught about the parameters."""
-        memory = self._memory
-        keep = (memory[:, 109:110] > 0.0) & (not learned)  # before the first sample there is nothing to keep
-        covariance = memory[:, 9:90].reshape(-1, JOINT, JOINT)[:, STATES:, STATES:].copy()
-        values = memory[:, 100:108].copy()
-        changes = memory[:, STATES:JOINT].copy()
-        memory[:] = 0.0
-        memory[:, STATES:JOINT] = np.where(keep, changes, 0.0)
-        memory[:, 100:108] = np.where(keep, values, self._model[:8])
-        memory[:, 9:90].reshape(-1, JOINT, JOINT)[:, STATES:, STATES:] = np.where(
-            keep[:, :, None], covariance, self._covariance
-        )
+        keep = (self._begun[:, None] > 0.0) & (
+            not learned
+        )  # before the first sample there is nothing to keep
+        changes = np.where(keep, self._x[:, STATES:], 0.0)
+        covariance = np.where(keep[:, :, None], self._cov[:, STATES:, STATES:], self._covariance)
+        values = np.where(keep, self._p, self._known[KNOWN.p0 : KNOWN.noise])
+        self._memory[:] = 0.0
+        self._x[:, STATES:], self._cov[:, STATES:, STATES:], self._p[:] = changes, covariance, values
 
-    def call(self, z: npt.NDArray[np.float32], answers: npt.NDArray[np.float32], adapting: bool) -> Array:
+    def call(
+        self,
+        z: npt.NDArray[np.float32],
+        answers: npt.NDArray[np.float32],
+        adapting: bool,
+        free: bool = False,
+    ) -> Array:
         """The arguments with which the kernel follows z (N, T, 3), all in one piece."""
-        addresses = (a.ctypes.data for a in (self._model, self._memory, z, answers))
-        return np.array([*addresses, self.rows, z.shape[1], adapting], np.int64)
+        known, memory, samples, out = (a.ctypes.data for a in (self._known, self._memory, z, answers))
+        sizes = self.rows, z.shape[1]
+        return np.array(MotorCall(known, memory, samples, out, *sizes, adapting, free), np.int64)
 
     def follow(self, z: Array, adapting: bool = False) -> npt.NDArray[np.float32]:
         """Follow samples z (N, T, 3): what `ANSWER` says, (N, T, 5)."""
         z = np.ascontiguousarray(z, np.float32)
         answers = np.empty((*z.shape[:2], ANSWER), np.float32)
-        self._follow(self.call(z, answers, adapting).ctypes.data)
+        follower()(self.call(z, answers, adapting).ctypes.data)
         return answers
 
     def free_run(self, z: Array, u: Array) -> npt.NDArray[np.float32]:
         """Fed with its own answers, from samples z (N, 3) with inputs u (N, T, 1): y (N, T, 2); then all is
         as it was."""
         kept = self._memory.copy()
-        run = np.empty((*u.shape[:2], 2), np.float32)
-        sample = np.ascontiguousarray(z[:, None], np.float32).copy()
-        call = self.call(sample, self._answer, False)
-        for k in range(u.shape[1]):
-            self._follow(call.ctypes.data)
-            run[:, k] = self._answer[:, 0, 3:]
-            sample[:, 0, 0] = u[:, k, 0]
-            sample[:, 0, 1:] = run[:, k]
+        samples = np.zeros((*u.shape[:2], 3), np.float32)
+        if u.shape[1]:
+            samples[:, 0], samples[:, 1:, :1] = z, u[:, :-1]
+        answers = np.empty((*u.shape[:2], ANSWER), np.float32)
+        follower()(self.call(samples, answers, False, free=True).ctypes.data)
         self._memory[...] = kept
-        return run
+        return answers[..., EXPECTED:].copy()
 
     @property
     def memory(self) -> Array:
@@ -194,41 +265,35 @@ class Motors:
     @property
     def state(self) -> npt.NDArray[np.float32]:
         """(N, 13) as a copy."""
-        parts = [self._memory[:, :STATES] / self._scale(1)]
-        cov = self._memory[:, 9:90].reshape(-1, JOINT, JOINT)
-        parts.append(cov[(slice(None), *_TRIANGLE)] / self._scale(2))
-        return np.concatenate((*parts, self._memory[:, 90:94]), axis=1).astype(np.float32)
+        mean, cov = (
+            self._x[:, :STATES] / self._scale(1),
+            self._cov[(slice(None), *_TRIANGLE)] / self._scale(2),
+        )
+        return np.concatenate((mean, cov, self._marks), axis=1).astype(np.float32)
 
     @state.setter
     def state(self, state: npt.NDArray[np.float32]) -> None:
         given = np.asarray(state, np.float64)
-        memory = self._memory
-        memory[:, :STATES] = given[:, :STATES] * self._scale(1)
-        cov = memory[:, 9:90].reshape(-1, JOINT, JOINT)
-        cov[:, :STATES, :] = 0.0
-        cov[:, :, :STATES] = 0.0
-        lower = given[:, STATES:9] * self._scale(2)
-        cov[(slice(None), *_TRIANGLE)] = lower
-        cov[(slice(None), *_TRIANGLE[::-1])] = lower
-        memory[:, 90:94] = given[:, 9:]
-        memory[:, 108] = 0.0
-        memory[:, 109] = (
-            given[:, STATES + 5] > 0.0
-        )  # the load's variance is zero only before the first sample
+        mean, cov, self._marks[:] = np.split(given, [STATES, STATES + len(_TRIANGLE[0])], axis=1)
+        self._x[:, :STATES] = mean * self._scale(1)
+        self._cov[:, :STATES, :] = 0.0
+        self._cov[:, :, :STATES] = 0.0
+        lower = cov * self._scale(2)
+        self._cov[(slice(None), *_TRIANGLE)] = lower
+        self._cov[(slice(None), *_TRIANGLE[::-1])] = lower
+        self._memory[:, ROW.joint] = 0.0
+        self._begun[:] = cov[:, -1] > 0.0  # the load's variance is zero only before the first sample
 
     def _scale(self, order: int) -> Array:
-        scale = self._model[12:15]
+        scale = self._known[KNOWN.scale : KNOWN.dt]
         return scale if order == 1 else np.asarray(np.outer(scale, scale)[_TRIANGLE])
 
     def parameters(self, row: int = 0) -> tuple[Array, Array]:
         """R, L, K, J, b, τ_c (6,) now, and their standard errors (6,), in SI units."""
-        memory = self._memory[row]
-        values = memory[100:106].copy()
-        variance = np.diag(memory[9:90].reshape(JOINT, JOINT))[STATES:]
-        if not memory[109]:
-            variance = np.diag(self._covariance)
+        values = self._p[row, :PARAMETERS].copy()
+        covariance = self._cov[row, STATES:, STATES:] if self._begun[row] else self._covariance
         unit = np.concatenate((values[:4], self.units))
-        return values, np.sqrt(np.maximum(variance, 0.0)) * unit
+        return values, np.sqrt(np.maximum(np.diag(covariance), 0.0)) * unit
 
 
 _TRIANGLE: Final = (np.array([0, 1, 1, 2, 2, 2]), np.array([0, 0, 1, 0, 1, 2]))

@@ -18,14 +18,14 @@ from functools import lru_cache
 from typing import Any
 
 from twin.kernels.cache import kept
-from twin.kernels.differentiable import CELLS, NAMES, cell, cell_back
+from twin.kernels.differentiable import CELLS, cell, cell_back
 from twin.kernels.matrices import add_dots, add_product, set_product, transpose
 
 Pass = Callable[..., None]
 
 
 @lru_cache
-def forward_pass(name: str) -> Pass:
+def forward_pass(kind: int) -> Pass:
     """The pass over a sequence: fills in h, c, gates and the answers, and run free also y in the samples.
 
     Its arguments are `free`, whether it runs free and answers y rather than Δy, and arrays. With n taps, L
@@ -34,8 +34,8 @@ def forward_pass(name: str) -> Pass:
     (T, P, N); W_x (gates H, F) of the first layer and (L-1, gates H, H) of those above, W_h (L, gates H, H),
     bias (L, blocks H), the readout's C (P, H), D (P, n F) and d (P,); gain (P,).
     """
-    family = NAMES.index(name)
-    gates_, blocks = CELLS[name].gates, CELLS[name].blocks
+    kind = int(kind)  # a literal for the compiler
+    gates_, blocks = CELLS[kind].gates, CELLS[kind].blocks
 
     def forward(free: Any, *arrays: Any) -> None:
         x, h, c, gates, out = arrays[0:5]
@@ -54,7 +54,7 @@ def forward_pass(name: str) -> Pass:
                     set_product(sums[:feeds], start, w_above[layer - 1], h[layer - 1, t + 1])
                 add_product(sums[skip:feeds], w, before)
                 set_product(sums[feeds:], start[feeds:], w[feeds - skip :], before)
-                cell(family, sums, before, c[layer, t], c[layer, t + 1], h[layer, t + 1])
+                cell(kind, sums, before, c[layer, t], c[layer, t + 1], h[layer, t + 1])
             set_product(out[t], offset, readout, h[-1, t + 1])
             add_product(out[t], direct, rows[t * features : t * features + reach])
             if free:
@@ -67,12 +67,12 @@ def forward_pass(name: str) -> Pass:
                         if not last:
                             x[first + t + 1, f, k] = y
 
-    compiled: Pass = kept(forward, name, nogil=True, fastmath={"contract"})
+    compiled: Pass = kept(forward, kind, nogil=True, fastmath={"contract"})
     return compiled
 
 
 @lru_cache
-def backward_pass(name: str) -> Pass:
+def backward_pass(kind: int) -> Pass:
     """The pass back, from the gradients of the answers to those of samples, first state and weights.
 
     `out` (T, P, N) is the gradient of Δy or, run free, of y; it becomes that of Δy. `dh`, `dc` (L, H, N) are
@@ -83,8 +83,8 @@ def backward_pass(name: str) -> Pass:
     is overwritten; `h_t` (L, N, H), filled up likewise, is zeros at first, `ones` (1, N) says it. The weights
     are transposed; the rest is what the pass forward left.
     """
-    family = NAMES.index(name)
-    gates_, blocks = CELLS[name].gates, CELLS[name].blocks
+    kind = int(kind)  # a literal for the compiler
+    gates_, blocks = CELLS[kind].gates, CELLS[kind].blocks
 
     def backward(free: Any, wanted: Any, *arrays: Any) -> None:
         out, dh, dc, dx = arrays[0:4]
@@ -116,7 +116,7 @@ def backward_pass(name: str) -> Pass:
             add_product(d_readout, out[t], h_t[-1])
             for layer in range(len(dh) - 1, -1, -1):
                 kept, before, after = gates[layer, t], c[layer, t], c[layer, t + 1]
-                cell_back(family, scratch, kept, h[layer, t], before, after, dc[layer], dh[layer])
+                cell_back(kind, scratch, kept, h[layer, t], before, after, dc[layer], dh[layer])
                 of_x, of_h = scratch[:feeds], scratch[skip:]
                 add_product(dh[layer], w_h[layer], of_h)
                 transpose(h_t[layer], h[layer, t])
@@ -130,5 +130,5 @@ def backward_pass(name: str) -> Pass:
                     if wanted:
                         add_product(dx[first + t], w_first, of_x)
 
-    compiled: Pass = kept(backward, name, nogil=True, fastmath={"contract"})
+    compiled: Pass = kept(backward, kind, nogil=True, fastmath={"contract"})
     return compiled

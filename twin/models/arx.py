@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+
+from twin.models.ridge import ridge, taps_of
+
+RIDGE_SHARE: Final = 1e-6
+"""Of a unit variance, which all features have."""
 
 
 class Arx(nn.Module):
@@ -21,6 +26,9 @@ class Arx(nn.Module):
 
     The state (N, S) holds the n - 1 samples before the next one, oldest first.
     """
+
+    CLOSED_FORM: ClassVar[bool] = True
+    FIRST_REFIT_SHARE: ClassVar[float] = 0.25  # least squares has done most of it
 
     def __init__(self, features: int, outputs: int, taps: int) -> None:
         super().__init__()
@@ -49,22 +57,22 @@ class Arx(nn.Module):
     @torch.no_grad()
     def fit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
         """Set D and d by least squares from x (T, F) to dy (T, P)."""
-        direct, offset = least_squares(x, dy, self.taps)
+        direct, offset = linear_start(x, dy, self.taps)
         self.readout.weight.copy_(torch.from_numpy(direct))
         self.readout.bias.copy_(torch.from_numpy(offset))
 
+    refit_readout = fit_readout  # there is nothing else
 
-def least_squares(
+    def compiled(self, x: Tensor) -> bool:
+        """Never: torch runs a linear model's sequence at once."""
+        return False
+
+
+def linear_start(
     x: npt.NDArray[Any], dy: npt.NDArray[Any], taps: int
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """D (P, n F) and d (P,) by ridge least squares from x (T, F) to dy (T, P).
-
-    The ridge is small (1e-6 of a unit variance): it only chooses among equals where a feature does not vary
-    or two are the same.
-    """
-    direct = np.lib.stride_tricks.sliding_window_view(x, taps, axis=0)  # (T - n + 1, F, n)
-    a = np.hstack((direct.transpose(0, 2, 1).reshape(len(direct), -1), np.ones((len(direct), 1))))
-    ridge = 1e-6 * len(a) * np.eye(a.shape[1])
-    ridge[-1, -1] = 0.0  # the offset d is not shrunk
-    solution = np.linalg.lstsq(a.T @ a + ridge, a.T @ dy[taps - 1 :], rcond=None)[0]  # (n F + 1, P)
+    """D (P, n F) and d (P,) by ridge least squares from x (T, F) to dy (T, P), n the taps."""
+    direct = taps_of(x, taps)
+    a = np.hstack((direct, np.ones((len(direct), 1))))
+    solution = ridge(a, dy[taps - 1 :], RIDGE_SHARE)  # (n F + 1, P)
     return taps * solution[:-1].T, solution[-1]

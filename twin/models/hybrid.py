@@ -9,19 +9,20 @@ zero where it does not help on samples that it was not trained on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from twin.families import MOTOR, NETWORK, Sizes, check_sizes, divided, motor_sizes, network_sizes
+from twin.kernels.physics import Motors
 from twin.messages import Spec
-from twin.models import FILTER, Sizes
-from twin.models.model import Model
+from twin.models.lesson import Lesson
+from twin.models.network import Network
 from twin.models.physics import Physics
-from twin.models.recurrent import Recurrent
 from twin.models.scaling import Scaling
 
 STEPS: Final = 60
@@ -42,134 +43,148 @@ HELPS: Final = 0.999
 Array = npt.NDArray[Any]
 
 
-class Hybrid(Model):
-    """Physics, and its correction. The state (N, S) is the filter's, then the network's."""
+class Hybrid:
+    """A motor, and the network that corrects it. The state (N, S) is the filter's, then the network's."""
 
-    core: Recurrent
+    HOLD_OUT_PERIODS: ClassVar[float] = Physics.HOLD_OUT_PERIODS
+    PRESUMES_PLANT: ClassVar[bool] = True
+    resumes: ClassVar[bool] = False
 
-    def __init__(self, sizes: Sizes, seed: int = 0) -> None:
-        nn.Module.__init__(self)
-        self._measure("hybrid", sizes)
-        outputs = sizes["outputs"]
-        self.physics = Physics({"inputs": sizes["inputs"], "outputs": outputs})
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            features = len(self.mean)
-            self.core = Recurrent(
-                "gru", features, outputs, sizes["hidden_size"], sizes["layers"], sizes["taps"]
-            )
+    def __init__(self, family: str, sizes: Sizes, seed: int = 0) -> None:
+        self.family = family
+        self.sizes = sizes = check_sizes(family, sizes)
+        self.motor = Physics(MOTOR, motor_sizes(sizes))
+        self.correction = Network(NETWORK, network_sizes(sizes), seed)
         self._seed = seed
 
     @property
     def scaling(self) -> Scaling:
         """That of the plant's signals."""
-        return self.physics.scaling
+        return self.motor.scaling
 
     def begin(self, spec: Spec, scaling: Scaling) -> None:
         """As `Physics.begin`; the correction is zero."""
-        self.physics.begin(spec, scaling)
+        self.motor.begin(spec, scaling)
         self._rescale()
 
     def _rescale(self) -> None:
         """Scale what the correction sees: the innovations by the noise, which is also the size of its
         answers."""
-        physics = self.physics
-        order = physics.clock[1:].long()
-        noise = torch.empty(2)
-        noise[order] = physics.noise[:2]
-        self.mean.copy_(torch.cat((physics.mean[:1], torch.zeros(2), physics.mean[1:])))
-        self.scale.copy_(torch.cat((physics.scale[:1], noise, physics.scale[1:])))
-        self.increment_scale.copy_(noise)
+        signals, order = self.motor.scaling, list(self.motor.clock[1:])
+        noise = np.empty(2, np.float32)
+        noise[order] = self.motor.motor.noise[:2]
+        zeros = np.zeros(2, np.float32)
+        mean, scale = (
+            np.concatenate((a[:1], between, a[1:]))
+            for a, between in ((signals.mean, zeros), (signals.scale, noise))
+        )
+        for buffer, values in (
+            (self.correction.mean, mean),
+            (self.correction.scale, scale),
+            (self.correction.increment_scale, noise),
+        ):
+            buffer.copy_(torch.from_numpy(values))
 
-    def physical(self) -> dict[str, tuple[float, float]]:
-        """The physics' parameters."""
-        return self.physics.physical()
+    def improves(self, one_step: float, free_run: float, swaps: bool) -> bool:
+        """As `Physics.improves`."""
+        return self.motor.improves(one_step, free_run, swaps)
 
-    def fit_readout(self, z: Array) -> None:
-        """As `Physics.fit_readout`."""
-        self.physics.fit_readout(z)
+    def means(self) -> dict[str, tuple[float, float]]:
+        """The motor's parameters."""
+        return self.motor.means()
+
+    def tensors(self) -> dict[str, npt.NDArray[np.float32]]:
+        """The network's, and the motor's under its name."""
+        motor = {f"{MOTOR}.{name}": a for name, a in self.motor.tensors().items()}
+        return {**self.correction.tensors(), **motor}
+
+    def load(self, tensors: dict[str, npt.NDArray[np.float32]]) -> None:
+        """Take the tensors of a checkpoint."""
+        motor, network = divided(tensors)
+        self.motor.load(motor)
+        self.correction.load(network)
+
+    def fit(self, z: Array) -> None:
+        """As `Physics.fit`."""
+        self.motor.fit(z)
         self._rescale()
 
-    def forward(self, z: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Model.forward`; a gradient reaches the correction's weights, not the physics."""
-        motors = self.physics.motors(len(z), state[:, :FILTER])
-        x = self._tensor(motors.follow(z.cpu().numpy()))
-        dy, after = self.core((x - self.mean) / self.scale, state[:, FILTER:])
-        y = torch.addcmul(x[..., 3:], dy, self.increment_scale)
-        return y, torch.cat((self._tensor(motors.state), after), dim=1)
+    def refit(self, lesson: Lesson) -> Iterator[float]:
+        """The motor anew, then the correction of what it leaves; yields the share done."""
+        yield from self.identify(lesson.stretches(), lesson.known)
 
-    def stepping(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """As `Model.stepping`."""
-        step, motors = self.core.stepping(), self.physics.motors
-
-        def follow(z: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-            filters = motors(len(z), state[:, :FILTER])
-            x = self._tensor(filters.follow(z.cpu().numpy()[:, None]))[:, 0]
-            dy, after = step((x - self.mean) / self.scale, state[:, FILTER:])
-            y = torch.addcmul(x[:, 3:], dy, self.increment_scale)
-            return y, torch.cat((self._tensor(filters.state), after), dim=1)
-
-        return follow
-
-    def free_run(self, z: Tensor, u: Tensor, state: Tensor) -> Tensor:
-        """As `Model.free_run`: the physics takes the corrected answers for measured."""
-        step, run = self.stepping(), []
-        for following in u.unbind(dim=1):
-            y, state = step(z, state)
-            run.append(y)
-            z = torch.cat((following, y), dim=1)
-        return torch.stack(run, dim=1) if run else u.new_zeros(len(z), 0, 2)
-
-    def refit(self, stretches: Sequence[Array], known: bool) -> Iterator[float]:
-        """As `Physics.refit`, then the correction of what it leaves; yields the share done."""
-        for share in self.physics.refit(stretches, known):
+    def identify(self, stretches: Sequence[Array], known: bool) -> Iterator[float]:
+        """As `Physics.identify`, then the correction of what it leaves; yields the share done."""
+        for share in self.motor.identify(stretches, known):
             yield 0.5 * share
-        if not self.core.readout.weight.any():
+        if not self.correction.core.readout.weight.any():
             self._rescale()
         for share in self._correct(stretches):
             yield 0.5 + 0.5 * share
+
+    @torch.no_grad()
+    def free_runs(self, z: Array, warm: int) -> Array:
+        """As `Physics.free_runs`; the motor takes the corrected answers for measured."""
+        motors, network = Motors(self.motor.tensors(), len(z)), self.correction
+        step, state = network.stepping(), network.initial_state(len(z))
+        samples, run = np.asarray(z, np.float32).copy(), []
+        for k in range(z.shape[1] - 1):
+            answer = motors.follow(samples[:, k : k + 1])[:, 0]
+            y, state = step(torch.from_numpy(answer), state)
+            if k >= warm - 1:
+                samples[:, k + 1, 1:] = y.numpy()
+                run.append(y.numpy())
+        return np.stack(run, axis=1)
+
+    @classmethod
+    def rehearse(cls, family: str, spec: Spec, sizes: Sizes) -> None:
+        """What both its parts rehearse."""
+        Physics.rehearse(MOTOR, spec, motor_sizes(sizes))
+        innovations = tuple(f"innovation.{i}" for i in range(len(spec.outputs)))
+        wider = Spec(inputs=(*spec.inputs, *innovations), outputs=spec.outputs, dt=spec.dt)
+        Network.rehearse(NETWORK, wider, network_sizes(sizes))
 
     def _correct(self, stretches: Sequence[Array]) -> Iterator[float]:
         pieces = [piece for z in stretches for piece in self._segments(z)]
         if len(pieces) < 10:
             return
         x, left = (torch.from_numpy(np.stack(part).astype(np.float32)) for part in zip(*pieces, strict=True))
-        x = (x - self.mean) / self.scale
-        left = (left / self.increment_scale).clamp(-CLIPPED, CLIPPED)
+        network = self.correction
+        core = network.core
+        x = (x - network.mean) / network.scale
+        left = (left / network.increment_scale).clamp(-CLIPPED, CLIPPED)
         kept = len(x) - max(round(TAIL * len(x)), 1)
         random = np.random.default_rng(self._seed)
-        self.core.train()  # its passes through time are compiled then
-        if not self.core.readout.weight.any():
+        core.train()  # its passes through time are compiled then
+        if not core.readout.weight.any():
             taken = slice(max(kept - 50, 0), kept)
-            self.core.fit_readout(*(a[taken].flatten(0, 1).numpy().astype(np.float64) for a in (x, left)))
-        optimiser = torch.optim.Adam(self.core.parameters(), RATE)
+            core.fit_readout(*(a[taken].flatten(0, 1).numpy().astype(np.float64) for a in (x, left)))
+        optimiser = torch.optim.Adam(core.parameters(), RATE)
         for step in range(STEPS):
             chosen = torch.from_numpy(random.integers(0, kept, BATCH))
             loss = 0.5 * torch.log(self._left(x[chosen], left[chosen]) + 1e-10).sum()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(self.core.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(core.parameters(), 1.0)
             optimiser.step()
             yield (step + 1) / STEPS
         with torch.no_grad():
             corrected = self._left(x[kept:], left[kept:])
             alone = left[kept:, SETTLING:].square().mean((0, 1))
             if not float((corrected / alone).log().mean().exp()) < HELPS:
-                self.core.readout.weight.zero_()
-                self.core.readout.bias.zero_()
+                core.readout.weight.zero_()
+                core.readout.bias.zero_()
 
     def _left(self, x: Tensor, left: Tensor) -> Tensor:
-        """Mean squares (P,) of what the correction leaves of the physics' residuals."""
-        dy, _ = self.core(x, x.new_zeros(len(x), self.state_size - FILTER))
+        """Mean squares (P,) of what the correction leaves of the motor's residuals."""
+        network = self.correction
+        dy, _ = network.core(x, network.initial_state(len(x)))
         missed: Tensor = (dy - left)[:, SETTLING:]
         return missed.square().mean((0, 1))
 
     def _segments(self, z: Array) -> Iterator[tuple[Array, Array]]:
         """Pieces of a stretch z (T, 3): what the correction sees, and what the physics then misses."""
-        answers = self.physics.motors(1).follow(z[None])[0]
+        answers = self.motor.follow(z[None])[0]
         left = z[1:, 1:] - answers[:-1, 3:]
         for start in range(0, len(left) - SEGMENT + 1, SEGMENT):
             yield answers[start : start + SEGMENT], left[start : start + SEGMENT]
-
-    def _tensor(self, a: Array) -> Tensor:
-        return torch.from_numpy(np.array(a, np.float32)).to(self.mean.device)

@@ -18,9 +18,11 @@ import numpy.typing as npt
 import torch
 from scipy.signal import lfilter
 
+from twin.families import Cell
 from twin.models.arx import Arx
-from twin.models.model import Model
+from twin.models.network import Network
 from twin.models.recurrent import Recurrent
+from twin.models.ridge import ridge, taps_of
 
 MEMORIES: Final = (32, 128)
 """Time constants of the averages, in samples; only those that fit into the samples `TIMES`."""
@@ -33,7 +35,7 @@ _SETTLED: Final = 50  # samples of a stretch that are not fitted: the averages b
 
 
 @torch.no_grad()
-def fit_linear(model: Model, stretches: Sequence[npt.NDArray[Any]], *, averages: bool = True) -> None:
+def fit_linear(model: Network, stretches: Sequence[npt.NDArray[Any]], *, averages: bool = True) -> None:
     """Set a one-layer model to the linear one that least squares finds for consecutive samples z (T, F).
 
     Without `averages`, only the taps are fitted. For a family without a direct term, nothing happens. A
@@ -59,8 +61,7 @@ def fit_linear(model: Model, stretches: Sequence[npt.NDArray[Any]], *, averages:
             continue
         n = np.tanh(_SMALL * x)
         slow = [lfilter([1 / memory], [1, 1 / memory - 1], n, axis=0) for memory in memories]
-        direct = np.lib.stride_tricks.sliding_window_view(x, taps, axis=0)[:-1]  # (T - n, F, n)
-        columns = [*(a[taps - 1 : -1] for a in slow), direct.transpose(0, 2, 1).reshape(len(direct), -1)]
+        columns = [*(a[taps - 1 : -1] for a in slow), taps_of(x, taps)[:-1]]
         dy = np.diff(z[taps - 1 :, model.n_inputs :], axis=0) / scaling.increment_scale
         settled = min(_SETTLED, len(dy) // 4)
         moment.append(np.hstack([*columns, np.ones((len(dy), 1))])[settled:])
@@ -79,11 +80,7 @@ def _least_squares(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.f
     """The ridge solution (K, P) of a (T, K) to b (T, P); the last column of a, ones, is not shrunk."""
     spread = a.std(axis=0)
     size = np.where(spread > 0, spread, 1.0)
-    a = a / size
-    ridge = RIDGE * len(a) * np.eye(a.shape[1])
-    ridge[-1, -1] = 0.0
-    solution: npt.NDArray[Any] = np.linalg.lstsq(a.T @ a + ridge, a.T @ b, rcond=None)[0]
-    return np.asarray(solution / size[:, None], np.float64)
+    return np.asarray(ridge(a / size, b, RIDGE) / size[:, None], np.float64)
 
 
 def _average(core: Recurrent, memories: Sequence[int]) -> None:
@@ -95,10 +92,10 @@ def _average(core: Recurrent, memories: Sequence[int]) -> None:
         for tensor in (w_x, w_h, b_x, b_h):
             tensor[unit::hidden] = 0.0
         keep = math.log(memory - 1.0)  # its logistic is 1 - 1 / memory
-        if core.family == "gru":  # h = z h + (1 - z) tanh(x)
+        if core.cell is Cell.GRU:  # h = z h + (1 - z) tanh(x)
             b_x[hidden + unit] = keep
             w_x[2 * hidden + unit, feature] = _SMALL
-        elif core.family == "lstm":  # c = f c + i tanh(x), h = o tanh(c)
+        elif core.cell is Cell.LSTM:  # c = f c + i tanh(x), h = o tanh(c)
             b_x[unit], b_x[hidden + unit], b_x[3 * hidden + unit] = -keep, keep, 10.0
             w_x[2 * hidden + unit, feature] = _SMALL
         else:  # h = tanh(w h + x)

@@ -1,26 +1,24 @@
 """A DC motor's equations as a model: six parameters, and a Kalman filter for its hidden state.
 
-All arithmetic is `twin.kernels`' own, in float64: torch only carries the tensors here, so that a trainer, a
-checkpoint and every backend take this family for one like the others. It is not trained by gradients: `refit`
-finds the parameters in seconds, with their standard errors.
+All in NumPy and compiled kernels, in float64, without torch. It is not trained by gradients: it finds its
+parameters by prediction errors, in seconds, with their standard errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
 
 from twin.errors import SpecError
-from twin.kernels.identify import SETTLING, Motor, adapted, guess, identify, likelihood, settled
+from twin.families import MOTOR_UNITS, Sizes, check_sizes, motor_columns, tensor_shapes
+from twin.kernels.identify import SETTLING_SAMPLES
 from twin.kernels.physics import Motors
 from twin.messages import Spec
-from twin.models import PARAMETERS, Sizes, motor_columns, tensor_shapes
-from twin.models.model import Model
+from twin.models.identification import Motor, adapted, guess, identify, likelihood, settled
+from twin.models.lesson import Lesson
 from twin.models.scaling import Scaling
 
 MEMORIES: Final = (1, 4, 16)
@@ -38,12 +36,14 @@ BETTER: Final = 0.02
 """By so much, for one sample, a shorter part must be likelier than a longer one: it knows less."""
 ADAPTED: Final = 20.0
 """Seconds in which the filter adapts to what is new, to be one of the candidates."""
+WORTH: Final = 0.98
+"""Product of both ratios of errors that a candidate must reach, and the inverse of the worst of each."""
 _ESTIMATES: Final = 60  # evaluations that a fit usually takes, for the share done
 
 Array = npt.NDArray[Any]
 
 
-class Physics(Model):
+class Physics:
     """ŷ(k+1) from an extended Kalman filter of current, speed and load torque.
 
     The state (N, 13) are the expected current, speed and load, the lower triangle of their covariance, all in
@@ -51,16 +51,21 @@ class Physics(Model):
     innovations.
     """
 
-    values: Tensor
-    covariance: Tensor
-    noise: Tensor
-    clock: Tensor
+    HOLD_OUT_PERIODS: ClassVar[float] = 1.0  # few samples tell whether six numbers are right
+    PRESUMES_PLANT: ClassVar[bool] = True
+    resumes: ClassVar[bool] = False
 
-    def __init__(self, sizes: Sizes) -> None:
-        nn.Module.__init__(self)
-        self._measure("physics", sizes)
-        for name in ("values", "covariance", "noise", "clock"):
-            self.register_buffer(name, torch.zeros(tensor_shapes("physics", sizes)[name]))
+    def __init__(self, family: str, sizes: Sizes, seed: int = 0) -> None:
+        self.family = family
+        self.sizes = check_sizes(family, sizes)
+        self._tensors = {
+            name: np.zeros(shape, np.float32) for name, shape in tensor_shapes(family, sizes).items()
+        }
+
+    @property
+    def scaling(self) -> Scaling:
+        """That of the plant's signals."""
+        return Scaling(*(self._tensors[name].copy() for name in ("mean", "scale", "increment_scale")))
 
     def begin(self, spec: Spec, scaling: Scaling) -> None:
         """Some motor of the size that the scaling shows.
@@ -68,71 +73,70 @@ class Physics(Model):
         Raises:
             SpecError: a plant that is no DC motor, or a scaling of other signals.
         """
-        super().begin(spec, scaling)
         columns = motor_columns(spec)
+        for name in ("mean", "scale", "increment_scale"):
+            values = getattr(scaling, name)
+            if values.shape != self._tensors[name].shape:
+                raise SpecError(f"a scaling of {len(values)} values for {len(self._tensors[name])} signals")
+            self._tensors[name] = values.copy()
         volts, current, speed = (float(scaling.scale[i]) for i in (0, 1 + columns[0], 1 + columns[1]))
         r, k = volts / current, volts / speed
         j = 50 * spec.dt * k * k / r
         values = np.array([r, r * spec.dt / 2, k, j, 0.02 * k * k / r, 0.05 * k * current])
         sizes = (current, speed, k * current, k * current)
         noise = np.multiply(sizes, (0.01, 0.01, 0.1, 0.2))
-        self._take(Motor(values, 0.25 * np.eye(len(values)), noise), (spec.dt, *columns))
+        self._tensors["clock"] = np.array((spec.dt, *columns), np.float32)
+        self._take(Motor(values, 0.25 * np.eye(len(values)), noise))
 
-    def _take(self, motor: Motor, clock: Sequence[float] | None = None) -> None:
-        for buffer, values in (
-            (self.values, motor.values),
-            (self.covariance, motor.covariance),
-            (self.noise, motor.noise),
-            (self.clock, self.clock.numpy() if clock is None else clock),
-        ):
-            buffer.copy_(torch.from_numpy(np.asarray(values, np.float32).copy()))
+    def _take(self, motor: Motor) -> None:
+        self._tensors |= {name: np.asarray(a, np.float32) for name, a in motor._asdict().items()}
 
     @property
     def motor(self) -> Motor:
         """What the tensors say."""
-        return Motor(
-            *(t.cpu().numpy().astype(np.float64) for t in (self.values, self.covariance, self.noise))
-        )
+        return Motor(*(self._tensors[name].astype(np.float64) for name in Motor._fields))
 
-    def physical(self) -> dict[str, tuple[float, float]]:
+    @property
+    def clock(self) -> tuple[float, int, int]:
+        """The period, s, and the columns of current and speed among the outputs."""
+        dt, current, speed = self._tensors["clock"].tolist()
+        return dt, int(current), int(speed)
+
+    def means(self) -> dict[str, tuple[float, float]]:
         """R, L, K, J, b and tau_c with their standard errors, in SI units."""
-        values, errors = self.motors(1).parameters()
-        return dict(zip(PARAMETERS, zip(values.tolist(), errors.tolist(), strict=True), strict=True))
+        values, errors = Motors(self._tensors, 1).parameters()
+        return dict(zip(MOTOR_UNITS, zip(values.tolist(), errors.tolist(), strict=True), strict=True))
 
-    def motors(self, rows: int, state: Tensor | None = None) -> Motors:
-        """The filters that do the work."""
-        motors = Motors(self.tensors(), rows)
-        if state is not None:
-            motors.state = state.cpu().numpy()
-        return motors
+    def tensors(self) -> dict[str, npt.NDArray[np.float32]]:
+        """All of them, as arrays of their own."""
+        return {name: a.copy() for name, a in self._tensors.items()}
 
-    def forward(self, z: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Model.forward`; no gradient passes through it."""
-        motors = self.motors(len(z), state)
-        answers = motors.follow(z.cpu().numpy())
-        return self._tensor(answers[..., 3:]), self._tensor(motors.state)
+    def load(self, tensors: dict[str, npt.NDArray[np.float32]]) -> None:
+        """Take the tensors of a checkpoint."""
+        self._tensors = {name: a.copy() for name, a in tensors.items()}
 
-    def stepping(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """As `Model.stepping`."""
-        found: dict[int, Motors] = {}
+    def follow(self, z: Array) -> npt.NDArray[np.float32]:
+        """What filters that have seen nothing answer to samples z (N, T, 3): v, the innovations, and the y
+        expected next, (N, T, 5)."""
+        return Motors(self._tensors, len(z)).follow(z)
 
-        def follow(z: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-            motors = found.setdefault(len(z), self.motors(len(z)))
-            motors.state = state.cpu().numpy()
-            answers = motors.follow(z.cpu().numpy()[:, None])
-            return self._tensor(answers[:, 0, 3:]), self._tensor(motors.state)
+    def free_runs(self, z: Array, warm: int) -> Array:
+        """Of segments z (B, T, 3): y (B, T - warm, 2) in free run, after `warm` samples; the load stays what
+        it was expected to be."""
+        motors = Motors(self._tensors, len(z))
+        if warm > 1:
+            motors.follow(z[:, : warm - 1])
+        return motors.free_run(z[:, warm - 1], z[:, warm:, :1])
 
-        return follow
-
-    def free_run(self, z: Tensor, u: Tensor, state: Tensor) -> Tensor:
-        """As `Model.free_run`: the load stays what it was expected to be."""
-        return self._tensor(self.motors(len(z), state).free_run(z.cpu().numpy(), u.cpu().numpy()))
-
-    def fit_readout(self, z: Array) -> None:
+    def fit(self, z: Array) -> None:
         """The motor of consecutive samples z (T, 3) that least squares finds."""
-        self._take(guess([self._ordered(z)], float(self.clock[0])))
+        self._take(guess([self._ordered(z)], self.clock[0]))
 
-    def refit(self, stretches: Sequence[Array], known: bool) -> Iterator[float]:
+    def refit(self, lesson: Lesson) -> Iterator[float]:
+        """Find the parameters anew; yields the share done."""
+        yield from self.identify(lesson.stretches(), lesson.known)
+
+    def identify(self, stretches: Sequence[Array], known: bool) -> Iterator[float]:
         """Find the parameters in stretches of samples (T, 3), oldest first; yields the share done.
 
         `known` tells whether the tensors are those of a motor worth beginning with.
@@ -154,13 +158,28 @@ class Physics(Model):
             done += 1
             yield done / (done + _ESTIMATES)
 
+    def improves(self, one_step: float, free_run: float, swaps: bool) -> bool:
+        """A twin's filter follows the motor by itself: a swap must be worth what it interrupts."""
+        if not swaps:
+            return one_step < 1 and free_run < 1
+        return one_step * free_run < WORTH and max(one_step, free_run) < 1 / WORTH
+
+    @classmethod
+    def rehearse(cls, family: str, spec: Spec, sizes: Sizes) -> None:
+        """Compile what a first refit runs, by finding a motor in noise."""
+        z = np.random.default_rng(0).normal(size=(2_000, len(spec.features)))
+        model = cls(family, sizes)
+        model.begin(spec, Scaling.of(z, len(spec.outputs)))
+        for _ in model.identify([z], known=False):
+            pass
+
     def _ordered(self, z: Array) -> Array:
-        columns = [0, 1 + int(self.clock[1]), 1 + int(self.clock[2])]
+        columns = [0, *(1 + place for place in self.clock[1:])]
         return np.ascontiguousarray(np.asarray(z, np.float64)[:, columns])
 
     def _fit(self, stretches: Sequence[Array], known: bool) -> Generator[None, None, Motor]:
-        dt, total = float(self.clock[0]), sum(map(len, stretches))
-        tail = min(max(round(TAIL * total / MEMORIES[-1]), 4 * SETTLING), total // 2)
+        dt, total = self.clock[0], sum(map(len, stretches))
+        tail = min(max(round(TAIL * total / MEMORIES[-1]), 4 * SETTLING_SAMPLES), total // 2)
         best: tuple[float, Motor, list[Array]] | None = None
         if known:  # what the twin has made of it by now, adapting
             older, newer = _divided(stretches, tail)
@@ -192,9 +211,6 @@ class Physics(Model):
         if not best[2]:
             return adapted(self.motor, _newest(stretches, round(ADAPTED / dt)), dt)
         return (yield from identify(best[1], best[2], dt, passes=1))
-
-    def _tensor(self, a: Array) -> Tensor:
-        return torch.from_numpy(np.array(a, np.float32)).to(self.mean.device)
 
 
 def _newest(stretches: Sequence[Array], length: int) -> list[Array]:

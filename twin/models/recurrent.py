@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from twin.models.arx import least_squares
+from twin.families import Cell
+from twin.models.arx import RIDGE_SHARE, linear_start
+from twin.models.ridge import ridge, taps_of
 from twin.models.through_time import ThroughTime, serves
 
-_NETS: Final[dict[str, type[nn.RNN | nn.GRU | nn.LSTM]]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
-_CELLS: Final[dict[str, Callable[..., Tensor]]] = {"rnn": torch.rnn_tanh_cell, "gru": torch.gru_cell}
+_NETS: Final[dict[Cell, type[nn.RNN | nn.GRU | nn.LSTM]]] = {
+    Cell.ELMAN: nn.RNN,
+    Cell.GRU: nn.GRU,
+    Cell.LSTM: nn.LSTM,
+}
+_CELLS: Final[dict[Cell, Callable[..., Tensor]]] = {
+    Cell.ELMAN: torch.rnn_tanh_cell,
+    Cell.GRU: torch.gru_cell,
+}
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -37,14 +46,17 @@ class Recurrent(nn.Module):
     the n - 1 samples before the next one, oldest first. It starts at zero.
     """
 
+    CLOSED_FORM: ClassVar[bool] = False
+    FIRST_REFIT_SHARE: ClassVar[float] = 0.25  # least squares has done most of it
+
     def __init__(
-        self, family: str, features: int, outputs: int, hidden_size: int, layers: int, taps: int
+        self, cell: Cell, features: int, outputs: int, hidden_size: int, layers: int, taps: int
     ) -> None:
         super().__init__()
-        self.family = family
+        self.cell = cell
         self.taps = taps
-        self.net = _NETS[family](features, hidden_size, layers, batch_first=True)
-        self.memory = (2 if family == "lstm" else 1) * layers * hidden_size  # numbers of h and c
+        self.net = _NETS[cell](features, hidden_size, layers, batch_first=True)
+        self.memory = (2 if cell is Cell.LSTM else 1) * layers * hidden_size  # numbers of h and c
         self.readout = nn.Linear(hidden_size + taps * features, outputs)  # its weight is [C D]
         nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.readout.bias)
@@ -59,7 +71,7 @@ class Recurrent(nn.Module):
         parts = (
             state[:, : self.memory].reshape(rows, -1, layers, hidden_size).permute(1, 2, 0, 3).contiguous()
         )
-        if self.family == "lstm":
+        if self.cell is Cell.LSTM:
             hidden, (h, c) = self.net(x, (parts[0], parts[1]))
             parts = torch.stack((h, c))
         else:
@@ -79,7 +91,7 @@ class Recurrent(nn.Module):
     def _through_time(self, x: Tensor, state: Tensor, gain: Tensor | None) -> tuple[Tensor, Tensor]:
         weights = (w for layer in self.net.all_weights for w in layer)
         readout = self.readout.weight, self.readout.bias
-        arguments = (self.family, self.taps, x, state, gain, *readout, *weights)
+        arguments = (self.cell, self.taps, x, state, gain, *readout, *weights)
         answers, state = ThroughTime.apply(*arguments)  # type: ignore[no-untyped-call]
         return answers, state
 
@@ -99,7 +111,7 @@ class Recurrent(nn.Module):
         cells: Sequence[Sequence[Tensor]] = self.net.all_weights
         size, layers, memory, taps = self.net.hidden_size, self.net.num_layers, self.memory, self.taps
         weight, bias = self.readout.weight.t(), self.readout.bias
-        cell = _CELLS.get(self.family)
+        cell = _CELLS.get(self.cell)
 
         def step(x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
             parts = torch.split(state[:, :memory], size, dim=1) if memory > size else (state[:, :memory],)
@@ -127,23 +139,21 @@ class Recurrent(nn.Module):
         hidden = (
             self.net(torch.from_numpy(x[None].astype(np.float32)))[0][0, self.taps - 1 :].double().numpy()
         )
-        direct = np.lib.stride_tricks.sliding_window_view(x, self.taps, axis=0).transpose(0, 2, 1)
-        a = np.hstack((hidden, direct.reshape(len(direct), -1), np.ones((len(direct), 1))))
+        direct = taps_of(x, self.taps)
+        a = np.hstack((hidden, direct, np.ones((len(direct), 1))))
         weight, bias, size = self.readout.weight, self.readout.bias, self.net.hidden_size
         unit = np.ones(a.shape[1])
         unit[size:-1] = self.taps  # the weights are those of the samples over n
         present = np.hstack((weight.double().numpy(), bias.double().numpy()[:, None])) / unit
         a, rest = a[self.taps :], (dy[self.taps - 1 :] - a @ present.T)[self.taps :]
-        ridge = 1e-6 * len(a) * np.eye(a.shape[1])
-        ridge[-1, -1] = 0.0  # the offset d is not held
-        found = (present + np.linalg.lstsq(a.T @ a + ridge, a.T @ rest, rcond=None)[0].T) * unit
+        found = (present + ridge(a, rest, RIDGE_SHARE).T) * unit
         weight.copy_(torch.from_numpy(found[:, :-1]))
         bias.copy_(torch.from_numpy(found[:, -1]))
 
     @torch.no_grad()
     def fit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
         """Set D and d by least squares from x (T, F) to dy (T, P), and C to zero."""
-        direct, offset = least_squares(x, dy, self.taps)
+        direct, offset = linear_start(x, dy, self.taps)
         self.readout.weight.zero_()
         self.readout.weight[:, self.net.hidden_size :] = torch.from_numpy(direct)
         self.readout.bias.copy_(torch.from_numpy(offset))

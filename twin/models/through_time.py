@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from twin.families import Cell
 from twin.kernels.differentiable import CELLS
 from twin.kernels.through_time import backward_pass, forward_pass
 from twin.kernels.vectors import LANES, padded
@@ -73,10 +74,10 @@ class ThroughTime(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, family: str, taps: int, x: Tensor, state: Tensor, gain: Tensor | None, *weights: Tensor
+        ctx: Any, cell: Cell, taps: int, x: Tensor, state: Tensor, gain: Tensor | None, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The answers and the last state; what the way back needs stays in a block of memory."""
-        sizes = _Sizes(family, taps, x, weights)
+        sizes = _Sizes(cell, taps, x, weights)
         packed = _packed(sizes, weights)
         block = Block(packed[0].dtype, *sizes.kept())
         out, samples, gates, *states = block.arrays
@@ -88,7 +89,7 @@ class ThroughTime(torch.autograd.Function):
             first[..., rows:] = 0.0
         _scatter(columns, rows, *firsts, samples[: taps - 1])
         run_gain = _gain(gain, out)
-        forward_pass(family)(gain is not None, samples, states[0], states[-1], gates, out, *packed, run_gain)
+        forward_pass(cell)(gain is not None, samples, states[0], states[-1], gates, out, *packed, run_gain)
         ctx.save_for_backward(*weights)
         ctx.sizes, ctx.gain, ctx.block, ctx.packed = sizes, gain, block, packed
         answers = torch.from_numpy(np.ascontiguousarray(out[..., :rows].transpose(2, 0, 1)))
@@ -111,7 +112,7 @@ class ThroughTime(torch.autograd.Function):
         arrays = (*block.arrays, samples, states[0], states[-1], gates, *transposed, _gain(ctx.gain, out))
         others[-1][:] = 1.0
         free = ctx.gain is not None
-        backward_pass(sizes.family)(free, free or any(ctx.needs_input_grad[2:4]), *arrays)
+        backward_pass(sizes.cell)(free, free or any(ctx.needs_input_grad[2:4]), *arrays)
         d_x = None
         if ctx.needs_input_grad[2]:
             d_x = torch.from_numpy(np.ascontiguousarray(dx[taps - 1 :, :, :rows].transpose(2, 0, 1)))
@@ -122,18 +123,18 @@ class ThroughTime(torch.autograd.Function):
 class _Sizes:
     """How large everything is."""
 
-    def __init__(self, family: str, taps: int, x: Tensor, weights: Sequence[Tensor]) -> None:
-        self.family, self.taps = family, taps
+    def __init__(self, cell: Cell, taps: int, x: Tensor, weights: Sequence[Tensor]) -> None:
+        self.cell, self.taps = cell, taps
         self.rows, self.steps, self.features = x.shape
         self.outputs, self.hidden, self.layers = len(weights[1]), weights[3].shape[1], len(weights) // 4
         self.columns, self.length = padded(self.rows), taps - 1 + self.steps
         self.lanes = 4 * LANES // x.element_size()
-        self.blocks, self.feeds = CELLS[family].blocks * self.hidden, CELLS[family].gates * self.hidden
+        self.blocks, self.feeds = CELLS[cell].blocks * self.hidden, CELLS[cell].gates * self.hidden
 
     def kept(self) -> list[tuple[int, ...]]:
         """Answers, samples, gates, h, and c if there is one, of the pass forward."""
         layers, columns = self.layers, self.columns
-        states = [(layers, self.steps + 1, self.hidden, columns)] * (2 if self.family == "lstm" else 1)
+        states = [(layers, self.steps + 1, self.hidden, columns)] * (2 if self.cell is Cell.LSTM else 1)
         samples = (self.length, self.features, columns)
         return [
             (self.steps, self.outputs, columns),
@@ -188,7 +189,7 @@ def _packed(sizes: _Sizes, weights: Sequence[Tensor]) -> list[Array]:
     readout, offset, *layers = (w.detach().numpy() for w in weights)
     hidden = sizes.hidden
     w_x, w_h, b_x, b_h = (layers[i::4] for i in range(4))
-    if sizes.family == "gru":
+    if sizes.cell is Cell.GRU:
         w_x = [_n_first(w, hidden) for w in w_x]
         biases = [
             np.concatenate((b[-hidden:], (b + d)[:-hidden], d[-hidden:]))
@@ -215,7 +216,7 @@ def _unpacked(sizes: _Sizes, packed: Sequence[Array]) -> list[Array]:
     for layer, b in enumerate(of_bias[..., 0]):
         w_x = above[layer - 1, :, :hidden] if layer else of_first
         b_x = b_h = b
-        if sizes.family == "gru":
+        if sizes.cell is Cell.GRU:
             w_x, b_x, b_h = _n_last(w_x, hidden), _n_last(b[:-hidden], hidden), b[hidden:]
         gradients += [w_x.copy(), of_h[layer, :, :hidden].copy(), b_x, b_h.copy()]
     return gradients

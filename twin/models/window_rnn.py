@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, ClassVar
 
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,9 @@ class WindowRNN(nn.Module):
     the next one completes to a window, oldest first. Where there are fewer, the first sample is repeated,
     as if the plant had stood still before it.
     """
+
+    CLOSED_FORM: ClassVar[bool] = False
+    FIRST_REFIT_SHARE: ClassVar[float] = 0.25
 
     def __init__(self, features: int, outputs: int, hidden_size: int, layers: int, window: int) -> None:
         super().__init__()
@@ -57,3 +62,13 @@ class WindowRNN(nn.Module):
             return increments[:, 0], state
 
         return step
+
+    def compiled(self, x: Tensor) -> bool:
+        """Never: all windows are one batch for torch."""
+        return False
+
+    def fit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
+        """It has no linear part: a new one predicts that y stays."""
+
+    def refit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
+        """Nothing is found in closed form."""

@@ -22,7 +22,7 @@ REPORT_PERIOD: Final = 1.0
 """s between two reports of a process's counters."""
 RECONNECT: Final = 1.0
 """s of silence, or ten periods of the plant if they are longer, after which a connection is made anew."""
-PATIENCE: Final = 15.0
+PATIENCE: Final = 30.0
 """s that a process waits at its start for the subscribers that it was told of."""
 
 
@@ -75,6 +75,14 @@ def subscriber(config: Config, whom: list[str], *kinds: type[Message]) -> Subscr
     endpoints = [config.bus.endpoint(who) for who in whom]
     topics = [topic(kind, config.bus.source) for kind in kinds]
     return Subscriber(endpoints, topics, lossless=config.bus.unpaced)
+
+
+def first_spec(config: Config, stop: Stop) -> Spec | None:
+    """The Spec of the plant, by a subscription of its own, so that one can get ready for samples before they
+    come; None when told to stop first."""
+    topics = [topic(Spec, config.bus.source)]
+    with Subscriber[Message]([config.bus.endpoint("plant")], topics) as stream:
+        return await_spec(config, stream, stop)
 
 
 def await_spec(config: Config, stream: Subscriber[Message], stop: Stop) -> Spec | None:

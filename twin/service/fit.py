@@ -13,9 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from twin import service
-from twin.checkpoint import newest, numbers, save
+from twin.checkpoint import Checkpoint, newest, numbers, save
 from twin.errors import CheckpointError, ConfigError, RecordingError
+from twin.families import AUTO, NETWORK
 from twin.messages import Spec
+from twin.service.prepare import prepare, training, trains
 
 UNITS: Final = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 SHORTEST: Final = 1.0  # s
@@ -45,6 +47,29 @@ def seconds(text: str) -> float:
 
 
 def fit(
+    records: Sequence[NDArray[np.float64]],
+    spec: Spec,
+    model: str = AUTO,
+    *,
+    budget: float = 120.0,
+    seed: int = 1,
+) -> Checkpoint:
+    """The model that `budget` s find for recordings (T, F) of one plant, inputs first, each on its own.
+
+    Raises:
+        RecordingError: samples from which nothing can be learned, or no model was found.
+        SpecError: a family that this plant is not for.
+    """
+    from twin.offline import Fit
+
+    begun = time.monotonic()
+    work = Fit(records, spec, model, seed)
+    for _ in work.run(lambda: (time.monotonic() - begun) / budget):
+        pass
+    return work.checkpoint(1)
+
+
+def fit_and_save(
     console: Console,
     records: Sequence[NDArray[np.float64]],
     spec: Spec,
@@ -62,13 +87,15 @@ def fit(
         RecordingError: samples from which nothing can be learned, or no model was found before the end.
         CheckpointError: the run directory holds models of another plant, or cannot be written.
     """
-    begun = time.monotonic()
     newest(directory, spec)  # a wrong run directory shows here, before minutes of work
+    family = NETWORK if model == AUTO else model
+    prepare([training(family, spec)] if trains(family) else [], console)
+    begun = time.monotonic()
     stop = service.Stop()
 
     import torch  # a second, of the budget
 
-    from twin.fit import Fit
+    from twin.offline import Fit
 
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)

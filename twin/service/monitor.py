@@ -12,13 +12,13 @@ from typing import Any, Final
 import numpy as np
 
 from twin import service
+from twin.backends.opening import open_predictor
 from twin.bus import Publisher, Subscriber
 from twin.checkpoint import load, path_of
 from twin.config import Config
 from twin.errors import CheckpointError
 from twin.messages import Event, Message, Prediction, Sample, Spec
 from twin.monitor import Monitor
-from twin.predictor import open_predictor
 from twin.supervisor import orphaned
 
 FIGURES_PERIOD: Final = 0.2  # s between two messages for the live view

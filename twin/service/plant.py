@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from twin import service
+from twin.bus import Publisher
 from twin.config import Config
 from twin.messages import Sample, Spec
 from twin.pacer import Pacer
@@ -51,7 +52,7 @@ def publish(config: Config, source: Source) -> None:
     spec, floor = source.spec, source.floor() if source.floor else None
     pacer = Pacer(None if config.bus.unpaced else spec.dt, stop)
     with service.publisher(config, "plant", stop) as publisher:
-        publisher.wait_for(Sample, config.bus.await_subscribers, service.PATIENCE)
+        gather(publisher, spec, config.bus.await_subscribers, stop)
         publisher.send(spec)
         count, seq, t, reported = 0, -1, -math.inf, time.monotonic()
         for sample in source.samples:
@@ -76,6 +77,19 @@ def publish(config: Config, source: Source) -> None:
         figures = {"samples": float(count), "overruns": float(pacer.overruns)}
         figures |= _errors("floor", floor, RECENT) | _errors("quarter_floor", floor, max(count // 4, 1))
         publisher.event("end", f"the plant ended after {count} samples", max(t, 0.0), **figures)
+
+
+def gather(publisher: Publisher, spec: Spec, listeners: int, stop: service.Stop) -> None:
+    """Wait for so many listeners to samples, or until patience ends.
+
+    Who comes is told the Spec at once: it gets ready by that, and listens to samples when it is.
+    """
+    deadline = time.monotonic() + service.PATIENCE
+    while publisher.wait_for(Sample, listeners, 0.0) < listeners:
+        if stop or time.monotonic() > deadline:
+            return
+        if publisher.newcomers():
+            publisher.send(spec)
 
 
 def _errors(name: str, floor: Floor | None, samples: int) -> dict[str, float]:

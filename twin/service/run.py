@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from twin.config import Config
 from twin.dashboard import Dashboard
 from twin.errors import BusError, ConfigError, TwinError
 from twin.messages import Event, Message, Spec
+from twin.service.prepare import Work, prepare
 from twin.supervisor import Child, Supervisor
 
 FRAMES: Final = 5  # drawn per second
@@ -54,26 +56,37 @@ def _clear_report(config: Config) -> None:
 
 def children(config: Config, directory: Path, *, everything: bool) -> list[Child]:
     """The processes of a source; without `everything` the monitor alone."""
-    settings = config.model_dump(mode="json")
-    settings["twin"]["run_dir"] = str(directory)
+    settings = config.model_dump(
+        mode="json", exclude_unset=True
+    )  # what nobody has set is nobody's wish there
+    settings.setdefault("twin", {})["run_dir"] = str(directory)
     name = f"config-{config.bus.source}" if everything else f"watch-{os.getpid()}"
     file = directory / f"{name}.json"
     file.write_text(json.dumps(settings, indent=2) + "\n")
 
-    def child(name: str, command: str, listeners: int) -> Child:
-        arguments = [command, "--config", str(file), "--await-subscribers", str(listeners)]
+    def child(name: str, command: str, listeners: int | None = None) -> Child:
+        arguments = [command, "--config", str(file)]
+        arguments += [] if listeners is None else ["--await-subscribers", str(listeners)]
         log = directory / "logs" / f"{name}.log"
         return Child(name, arguments, log, ends=name in ("plant", "monitor"))
 
-    monitor = child("monitor", "monitor", 0)
+    monitor = child("monitor", "monitor")
     if not everything:
         return [monitor]
     # the plant waits for twin, trainer and monitor, the twin for the monitor: all see the first sample
-    return [monitor, child("trainer", "train", 0), child("twin", "predict", 1), child("plant", "simulate", 3)]
+    guests = config.bus.await_subscribers
+    return [
+        monitor,
+        child("trainer", "train"),
+        child("twin", "predict", 1 + guests),
+        child("plant", "simulate", 3 + guests),
+    ]
 
 
-def run(config: Config) -> None:
+def run(config: Config, works: Sequence[Work] = ()) -> None:
     """Run plant, twin, trainer and monitor until the plant ends, Ctrl-C or SIGTERM.
+
+    What the works need is compiled first: no sample waits for a compiler.
 
     Raises:
         TwinError: a process could not start, or died again and again.
@@ -81,6 +94,8 @@ def run(config: Config) -> None:
     for who in ENDPOINTS:  # what another run of this source holds shows before it is disturbed
         _vacate(config, who)
     _clear_report(config)
+    console = Console()
+    prepare(works, console)
     directory = new_run_dir(config)
     link = runtime_dir(config.bus.source) / "run"
     with ExitStack() as stack:
@@ -93,7 +108,6 @@ def run(config: Config) -> None:
         stack.callback(_remove_link, link)
         stop = service.Stop()
         supervisor.start()
-        console = Console()
         console.print(f"checkpoints and logs in {os.path.relpath(directory)}", soft_wrap=True)
         console.print(f"predictions at {config.bus.endpoint('twin')}", highlight=False, soft_wrap=True)
         _show(config, supervisor, stop, console, until="plant")
@@ -213,13 +227,14 @@ def _report(config: Config, supervisor: Supervisor) -> dict[str, Any] | None:
 
 def summary(report: dict[str, Any]) -> str:
     """The report in a few lines for people."""
-    latency = report["latency_us"]
+    latency, first = report["latency_us"], report["first_model_s"]
     lines = [
         f"samples {report['samples']:,}  predictions {report['predictions']:,}  lost {report['lost']}  "
         f"unanswered {report['unanswered']}  "
         f"gaps {report['gaps']}  overruns {report['overruns']}  swaps {report['swaps']}  "
         f"alarms {report['alarms']}",
-        f"latency p50 {latency['p50']:.0f} µs  p99 {latency['p99']:.0f} µs  worst {latency['max']:.0f} µs",
+        f"latency p50 {latency['p50']:.0f} µs  p99 {latency['p99']:.0f} µs  worst {latency['max']:.0f} µs  "
+        + ("no model yet" if first is None else f"first model after {first:.1f} s"),
     ]
     for name, figures in report["one_step"].items():
         fit = report["free_run"]["fit_percent"].get(name)

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from itertools import islice
 from pathlib import Path
-
-import numpy as np
-import torch
+from typing import Final, TypeVar
 
 from twin import service
-from twin.asked import asked_sizes
 from twin.bus import Publisher, Subscriber
 from twin.checkpoint import newest, numbers, prune, save
 from twin.config import Config
 from twin.errors import SpecError, TwinError
 from twin.messages import Message, Sample, Spec
-from twin.models import PHYSICAL
-from twin.models.model import Model, new_model
-from twin.models.scaling import Scaling
-from twin.realtime import give_way
+from twin.realtime import background, be_modest
+from twin.service.rehearsal import rehearse
 from twin.trainer import Trainer
+from twin.unused import refuse_unused
+from twin.validation import Verdict
+
+T = TypeVar("T")
+
+STARVED_SEC: Final = 3.0
+STARVED_SHARE: Final = 0.1
+"""A refit that after so long has had less than this share of a core goes on with more right to one: where two
+cores were busy otherwise, it would have taken minutes."""
+JUDGED: Final = ("accepted", "kept")
+"""Decisions about a candidate, which tell how long its refit took."""
 
 
 def train(config: Config) -> None:
@@ -29,58 +39,53 @@ def train(config: Config) -> None:
         CheckpointError: the run directory holds models of another plant.
         SpecError: the plant changes its signals.
     """
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
     stop = service.Stop()
     directory = service.run_dir(config)
-    with (
-        service.publisher(config, "trainer", stop) as publisher,
-        service.subscriber(config, ["plant"], Spec, Sample) as stream,
-    ):
-        spec = service.await_spec(config, stream, stop)
+    with service.publisher(config, "trainer", stop) as publisher:
+        spec = service.first_spec(config, stop)
         if spec is None:
             return
         incumbent, refused = newest(directory, spec)
         for error in refused:
             publisher.event("refused", str(error)[:1000])
         trainer = Trainer(spec, config.trainer, config.twin.window, incumbent, config.twin.adapts)
-        rehearse(trainer)
+        refuse_unused(config, trainer.config.model)
+        rehearse(spec, config.trainer if incumbent is None else trainer.config, config.twin.adapts)
         trainer.taken = max(numbers(directory), default=0)  # a damaged one keeps its number
-        heard = time.monotonic()
-        gives_way = config.bus.unpaced  # a stream that waits for the trainer would only wait longer
-        while not stop:
-            if trainer.incumbent is not None and not gives_way:
-                give_way()  # not before: a machine that is busy would never let it have a first model
-                gives_way = True
-            message = stream.recv(0.1)
-            now = time.monotonic()
-            if message is not None:
-                heard = now
-                observe(trainer, message)
-            elif now - heard > service.deaf_after(spec):
-                heard = now
-                stream.reconnect()
-            if trainer.due:
-                try:
-                    turn(config, trainer, stream, publisher, directory, stop)
-                except (TwinError, ArithmeticError, ValueError, RuntimeError, OSError) as error:
-                    text = f"refit failed, the next turn comes as usual: {error}"
-                    publisher.event("failed", text[:1000])
-                    service.say(text)
+        with service.subscriber(config, ["plant"], Spec, Sample) as stream:
+            follow(config, trainer, stream, publisher, directory, stop)
 
 
-def rehearse(trainer: Trainer) -> None:
-    """What the first refit would wait seconds for: compiling its passes, torch's import of an optimiser."""
-    if trainer.config.model in PHYSICAL:
-        z = np.random.default_rng(0).normal(size=(2_000, len(trainer.spec.features)))
-        model = new_model(trainer.config.model, trainer.spec, Scaling.of(z, len(trainer.spec.outputs)))
-        for _ in model.refit([z], known=False):
-            pass
-        return
-    model = Model(trainer.config.model, asked_sizes(trainer.spec, trainer.config))
-    torch.optim.Adam(model.parameters(), fused=True)
-    y, _ = model(torch.zeros(1, 2, len(trainer.spec.features)), model.initial_state(1))
-    y.sum().backward()
+def follow(
+    config: Config,
+    trainer: Trainer,
+    stream: Subscriber[Message],
+    publisher: Publisher,
+    directory: Path,
+    stop: service.Stop,
+) -> None:
+    """Take in samples and refit on them, until a signal comes."""
+    heard, spare = time.monotonic(), None
+    while not stop:
+        # not before: nobody shall wait for a first model, nor a stream that waits for the trainer
+        if trainer.incumbent is not None and spare is None and not config.bus.unpaced:
+            be_modest()
+            spare = background()
+        message = stream.recv(0.1)
+        now = time.monotonic()
+        if message is not None:
+            heard = now
+            observe(trainer, message)
+        elif now - heard > service.deaf_after(trainer.spec):
+            heard = now
+            stream.reconnect()
+        if trainer.due:
+            try:
+                turn(config, trainer, stream, publisher, directory, stop, spare)
+            except (TwinError, ArithmeticError, ValueError, RuntimeError, OSError) as error:
+                text = f"refit failed, the next turn comes as usual: {error}"
+                publisher.event("failed", text[:1000])
+                service.say(text)
 
 
 def observe(trainer: Trainer, message: Message) -> None:
@@ -101,28 +106,67 @@ def turn(
     publisher: Publisher,
     directory: Path,
     stop: service.Stop,
+    spare: Executor | None,
 ) -> None:
-    """Gate, refit, gate, checkpoint; each decision an event with its figures."""
-    verdict = trainer.enough()
-    if not verdict.passed:
-        publisher.event("waiting", verdict.text, trainer.t, **verdict.figures)
-        return
-    publisher.event("refit", verdict.text, trainer.t, **verdict.figures)
+    """A refit with its verdicts, each an event with its figures; what is accepted becomes a checkpoint."""
     begun = time.monotonic()
-    for _ in trainer.refit():
-        # a stream that no clock drives waits for us; another goes on, and is kept up with
-        while not config.bus.unpaced and (message := stream.recv(0)) is not None:
-            observe(trainer, message)
-        if stop:
+    for now in steps(trainer.turn(), spare):
+        if isinstance(now, float):
+            # a stream that no clock drives waits for us; another goes on, and is kept up with
+            while not config.bus.unpaced and (message := stream.recv(0)) is not None:
+                observe(trainer, message)
+            if stop:
+                return
+            continue
+        figures = dict(now.verdict.figures)
+        if now.name in JUDGED:
+            figures |= {"refit_s": time.monotonic() - begun, "model": trainer.number}
+        if now.name == "accepted":
+            keep(trainer, now.verdict, directory)
+        publisher.event(now.name, now.verdict.text, trainer.t, **figures)
+
+
+def steps(work: Iterator[T], spare: Executor | None) -> Iterator[T]:
+    """The steps of some work, in a thread that gives way if there is one, as long as that gets its share."""
+    begun, had = time.monotonic(), 0.0
+    while True:
+        elapsed = time.monotonic() - begun
+        starved = elapsed > STARVED_SEC and had < STARVED_SHARE * elapsed
+        if spare is None or starved:
+            found, _ = timed(work)
+        else:
+            found, took = spare.submit(timed, work).result()
+            had += took
+        if not found:
             return
-    took = time.monotonic() - begun
-    verdict = trainer.accept()
-    if verdict.passed:
-        try:
-            save(directory, trainer.checkpoint(verdict))
-        except TwinError:
-            trainer.take_back()  # a model that is nowhere must not be the parent of others
-            raise
-        prune(directory, {trainer.number, trainer.parent})
-    name = "accepted" if verdict.passed else "kept"
-    publisher.event(name, verdict.text, trainer.t, refit_s=took, model=trainer.number, **verdict.figures)
+        yield found[0]
+
+
+def timed(work: Iterator[T]) -> tuple[list[T], float]:
+    """The next step's outcome, none at the end, and the time for which this thread had a core, s."""
+    one_torch_thread()
+    begun = time.thread_time()
+    return list(islice(work, 1)), time.thread_time() - begun
+
+
+def keep(trainer: Trainer, verdict: Verdict, directory: Path) -> None:
+    """Save what was accepted, and remove what is old.
+
+    Raises:
+        CheckpointError: it could not be saved; then the trainer goes on from the model before.
+    """
+    try:
+        save(directory, trainer.checkpoint(verdict))
+    except TwinError:
+        trainer.take_back()  # a model that is nowhere must not be the parent of others
+        raise
+    prune(directory, {trainer.number, trainer.parent})
+
+
+def one_torch_thread() -> None:
+    """Where a network is trained: out of the others' way, and without the slow arithmetic of tiny numbers."""
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)

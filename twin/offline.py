@@ -12,7 +12,7 @@ import copy
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import torch
@@ -21,14 +21,15 @@ from torch import Tensor
 
 from twin.checkpoint import Checkpoint
 from twin.errors import RecordingError
+from twin.families import AUTO, NETWORK
 from twin.messages import Spec
-from twin.models import PHYSICAL, motor_columns
+from twin.models import own
 from twin.models.linear import fit_linear
-from twin.models.model import Model, new_model
+from twin.models.model import Identifies, Model
+from twin.models.network import Network
+from twin.models.opening import class_of, new_model, sizes_for
 from twin.models.scaling import Scaling
 
-AUTO: Final = "auto"
-"""Several plans are tried, and the best is kept."""
 HELD_OUT: Final = 0.15
 """Share of each recording that is not learned from: models are chosen by it."""
 PART: Final = 2_500
@@ -122,9 +123,10 @@ class Fit:
 
     def __init__(self, records: Sequence[Array], spec: Spec, model: str = AUTO, seed: int = 1) -> None:
         check(records, spec)
-        if model in PHYSICAL:
-            motor_columns(spec)
-        self.spec, self.family, self.seed = spec, model, seed
+        family = own.named(model)
+        self.spec, self.family, self.seed = spec, NETWORK if family == AUTO else family, seed
+        self.tries_plans = family == AUTO
+        sizes_for(self.family, spec)  # refuses a plant that is not for the family
         self.inputs = len(spec.inputs)
         parts = [part for z in records for part in np.array_split(z, max(len(z) // PART, 1))]
         ends = [round((1.0 - HELD_OUT) * len(z)) for z in parts]
@@ -150,7 +152,7 @@ class Fit:
         same short time. The best of them is trained again from other first weights: for somewhat longer than
         it went on improving, so that its learning rate comes to rest where more would only learn the noise.
         """
-        if self.family in PHYSICAL:
+        if issubclass(class_of(self.family), Identifies):
             yield from self._identify(spent)
             return
         taps = yield from self._linear(spent)
@@ -170,13 +172,13 @@ class Fit:
     def _plans(self, taps: int) -> list[Plan]:
         """What is tried: a small network with small steps; a larger one with larger steps and few taps; and
         twice as many taps, but no slow averages, which a position with a coarse encoder wants."""
-        if self.family != AUTO:
+        if not self.tries_plans:
             return [Plan(self.family, 32, taps, 3e-3)]
         more = min(2 * taps, TAPS[-1])
         return [
-            Plan("gru", 16, taps, 1e-3),
-            Plan("gru", 32, min(taps, FEW), 3e-3),
-            *([Plan("gru", 32, more, 3e-3, averages=False)] if self._affords(more) else []),
+            Plan(NETWORK, 16, taps, 1e-3),
+            Plan(NETWORK, 32, min(taps, FEW), 3e-3),
+            *([Plan(NETWORK, 32, more, 3e-3, averages=False)] if self._affords(more) else []),
         ]
 
     def _affords(self, taps: int) -> bool:
@@ -185,10 +187,9 @@ class Fit:
 
     def _linear(self, spent: Callable[[], float]) -> Generator[Progress, None, int]:
         """Keep the best linear model, and answer its taps."""
-        family = "gru" if self.family == AUTO else self.family
         best = (math.inf, TAPS[0])
         for taps in (TAPS[0], *filter(self._affords, TAPS[1:])):
-            plan = Plan(family, 32, taps, 0.0)
+            plan = Plan(self.family, 32, taps, 0.0)
             error = self._judge(self._begin(plan), plan)
             if error < 0.99 * best[0]:  # more taps must be worth it
                 best = (error, taps)
@@ -199,17 +200,19 @@ class Fit:
         """Let a family that knows the plant find its parameters, in its own way and time."""
         plan = Plan(self.family, 32, TAPS[0], 0.0, averages=False)
         model = new_model(self.family, self.spec, self._scaling, taps=plan.taps, seed=plan.seed)
-        model.fit_readout(max(self._stretches, key=len))
-        for _ in model.refit(self._stretches, known=False):
+        model.fit(max(self._stretches, key=len))
+        assert isinstance(model, Identifies)
+        for _ in cast(Identifies, model).identify(self._stretches, known=False):
             yield Progress(spent(), self.family, self.held_out)
             if spent() >= 1.0:
                 break
         self._judge(model, plan)
         yield Progress(spent(), self.family, self.held_out)
 
-    def _begin(self, plan: Plan) -> Model:
+    def _begin(self, plan: Plan) -> Network:
         sizes = {"hidden_size": plan.hidden_size, "taps": plan.taps, "window": WINDOW}
         model = new_model(plan.family, self.spec, self._scaling, seed=plan.seed, **sizes)
+        assert isinstance(model, Network)
         fit_linear(model, self._stretches, averages=plan.averages)
         return model.train()
 
@@ -262,7 +265,7 @@ class Fit:
         size = self.warm + self.length
         return np.concatenate([a + np.arange(n - size + 1) for a, n in zip(firsts, lengths, strict=True)])
 
-    def _losses(self, model: Model, z: Tensor, warm: int) -> tuple[Tensor, Tensor]:
+    def _losses(self, model: Network, z: Tensor, warm: int) -> tuple[Tensor, Tensor]:
         """Of windows z (B, warm + T, F), one step ahead over the warm-up and in free run after it: the
         concentrated log-likelihood of the errors, for each sample, without its factor -1/2.
 
@@ -278,16 +281,19 @@ class Fit:
             errors = ((ahead - y[:, 1:warm]) / model.increment_scale)[:, settled:]
             one_step = torch.log(errors.square().mean((0, 1)) + TINY).mean()
         run = model.free_run(z[:, warm - 1], z[:, warm:, : self.inputs], state)
-        squares = ((run - y[:, warm:]) / self._scale).square().mean(0)  # (T, P)
+        return one_step, self._likelihood(run, y[:, warm:])
+
+    def _likelihood(self, run: Tensor, y: Tensor) -> Tensor:
+        squares = ((run - y) / self._scale).square().mean(0)  # (T, P)
         octaves = torch.split(squares, octave_lengths(len(squares)))
         logs = [len(part) * torch.log(part.mean(0) + TINY) for part in octaves]
-        return one_step, torch.stack(logs).sum(0).mean() / len(squares)
+        return torch.stack(logs).sum(0).mean() / len(squares)
 
-    @torch.no_grad()
     def _judge(self, model: Model, plan: Plan) -> float:
         """The error in free run over the held-out windows, a NRMSE; the best model so far is kept."""
-        error = math.exp(0.5 * float(self._losses(model, self._held, self.warm)[1]))
-        finite = all(bool(torch.isfinite(p).all()) for p in model.parameters())
+        run = torch.from_numpy(model.free_runs(self._held.numpy(), self.warm))
+        error = math.exp(0.5 * float(self._likelihood(run, self._held[:, self.warm :, self.inputs :])))
+        finite = all(bool(np.isfinite(a).all()) for a in model.tensors().values())
         if not finite or not math.isfinite(error):
             return math.inf
         if error < self.held_out:

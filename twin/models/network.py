@@ -1,0 +1,288 @@
+"""Networks, and the linear model beside them: scaling, increments of y, the state as one tensor, training.
+
+One final class for all families whose weights are found by gradients; what differs is its core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from twin.errors import SpecError
+from twin.families import Cell, Sizes, check_sizes, family_of, state_size, tensor_shapes
+from twin.messages import Spec
+from twin.models.arx import Arx
+from twin.models.lesson import Lesson
+from twin.models.model import better_in_both
+from twin.models.own import known
+from twin.models.own_torch import OwnCore
+from twin.models.recurrent import Recurrent
+from twin.models.scaling import Scaling
+from twin.models.window_rnn import WindowRNN
+
+FOREIGN_RATIO: Final = 3.0
+"""An older segment on which a model errs so many times as much as on the newest is of another plant."""
+
+Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Core(Protocol):
+    """What differs between networks, all in scaled numbers."""
+
+    CLOSED_FORM: ClassVar[bool]
+    """Whether least squares finds all of its weights, so that a refit begins with that each time."""
+    FIRST_REFIT_SHARE: ClassVar[float]
+    """Part of a refit's steps that the first refit takes: any model is better than none."""
+
+    def stepping(self) -> Step:
+        """One sample x (N, F) and a state (N, S) to increments (N, P) and the state after it."""
+
+    def compiled(self, x: Tensor) -> bool:
+        """Whether sequences and free runs of such samples are one compiled call each."""
+
+    def fit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
+        """Start from the linear model that least squares finds from x (T, F) to dy (T, P), if it has a linear
+        part."""
+
+    def refit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
+        """Move the readout to what these samples say, the hidden state left as it is, where that can be."""
+
+
+class Network(nn.Module):
+    """ŷ(k+1) = y(k) + increment_scale * core(scaled sample k, state).
+
+    A sample z(k) = [u(k), y(k)] holds F = U + P features in the signals' own units. The core of a family
+    answers the increment rather than y, since at a short period y(k) is already most of y(k+1): a network
+    that answered y would spend its weights on repeating it, and its rounding would drown the change.
+
+    All that a model remembers is one tensor, the state (N, S): plain numbers that can be kept, copied,
+    compared and saved. Zeros are the state of a model that has seen nothing.
+    """
+
+    HOLD_OUT_PERIODS: ClassVar[float] = 0.5
+    PRESUMES_PLANT: ClassVar[bool] = False
+
+    mean: Tensor
+    scale: Tensor
+    increment_scale: Tensor
+
+    def __init__(self, family: str, sizes: Sizes, seed: int = 0, core: nn.Module | None = None) -> None:
+        super().__init__()
+        self.family = family
+        self.sizes = sizes = check_sizes(family, sizes)
+        self.state_size = state_size(family, sizes)
+        self.n_inputs = sizes["inputs"]
+        shapes = tensor_shapes(family, sizes)
+        for name in ("mean", "scale", "increment_scale"):
+            fill = torch.zeros if name == "mean" else torch.ones
+            self.register_buffer(name, fill(shapes[name]))
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+            torch.manual_seed(seed)
+            self.core: Any = core or _core(family, sizes)
+
+    @property
+    def scaling(self) -> Scaling:
+        """The scaling inside the model, as copies."""
+        return Scaling(
+            *(a.detach().cpu().numpy().copy() for a in (self.mean, self.scale, self.increment_scale))
+        )
+
+    def begin(self, spec: Spec, scaling: Scaling) -> None:
+        """Take the scaling of a plant's signals.
+
+        Raises:
+            SpecError: a scaling of other signals.
+        """
+        for buffer, values in (
+            (self.mean, scaling.mean),
+            (self.scale, scaling.scale),
+            (self.increment_scale, scaling.increment_scale),
+        ):
+            if values.shape != buffer.shape:
+                raise SpecError(f"a scaling of {len(values)} values for {len(buffer)} signals")
+            buffer.copy_(torch.from_numpy(values))
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it began anywhere, so that more steps from where it stopped are better than a new start."""
+        return bool(self.core.FIRST_REFIT_SHARE == 1.0)
+
+    def initial_state(self, rows: int) -> Tensor:
+        """The state (N, S) of a model that has seen nothing."""
+        return self.mean.new_zeros(rows, self.state_size)
+
+    def forward(self, z: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Follow measured samples z (N, T, F), T > 0, from a state (N, S).
+
+        Returns ŷ (N, T, P), where ŷ[:, k] predicts the y of the sample after z[:, k], and the state after
+        all of them. In one call or sample by sample, the answers are the same.
+        """
+        if z.shape[1] == 1:
+            y, state = self.stepping()(z[:, 0], state)
+            return y[:, None], state
+        dy, state = self.core((z - self.mean) / self.scale, state)
+        return torch.addcmul(z[..., self.n_inputs :], dy, self.increment_scale), state
+
+    def stepping(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """The step as a function: sample z (N, F), state (N, S) to ŷ (N, P) of the next sample, new state.
+
+        For whoever makes many: it looks the model's tensors up once, so it serves as long as they are only
+        changed in place.
+        """
+        step = self.core.stepping()
+        mean, scale, increment_scale, n_inputs = self.mean, self.scale, self.increment_scale, self.n_inputs
+
+        def follow(z: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            dy, state = step((z - mean) / scale, state)
+            return torch.addcmul(z[:, n_inputs:], dy, increment_scale), state
+
+        return follow
+
+    def free_run(self, z: Tensor, u: Tensor, state: Tensor) -> Tensor:
+        """Simulate ahead: from one measured sample on, the model is fed its own predictions.
+
+        `z` (N, F) is the sample of an instant k, which `state` (N, S) has not seen yet. `u` (N, T, U) holds
+        the inputs of the instants k+1 to k+T. Returns y (N, T, P) of those same instants, so that y[:, j]
+        stands beside u[:, j]:
+
+            y[:, 0]   = ŷ(k+1)  from  z = [u(k), y(k)]
+            y[:, j]   = ŷ(k+1+j)  from  [u[:, j-1], y[:, j-1]]
+
+        The last input is therefore not used: it acts only after the last instant asked for.
+        """
+        x = (z - self.mean) / self.scale
+        y = x[:, self.n_inputs :]  # scaled, like all in the loop: fewer operations a step
+        mean, scale = self.mean[self.n_inputs :], self.scale[self.n_inputs :]
+        gain = self.increment_scale / scale
+        inputs = (u - self.mean[: self.n_inputs]) / self.scale[: self.n_inputs]
+        if self.core.compiled(inputs):
+            compiled: Tensor = self.core.free_run(x, inputs, gain, state) * scale + mean
+            return compiled
+        step, run = self.core.stepping(), []
+        for following in inputs.unbind(dim=1):
+            dy, state = step(x, state)
+            y = torch.addcmul(y, dy, gain)
+            run.append(y)
+            x = torch.cat((following, y), dim=1)
+        return torch.stack(run, dim=1) * scale + mean if run else u.new_zeros(len(z), 0, len(gain))
+
+    def fit(self, z: npt.NDArray[Any]) -> None:
+        """Start from the linear model of consecutive samples z (T, F) that least squares finds.
+
+        Δy = D [x(k-n+1) ... x(k)] / n + d is an ARX model of order n, the taps, fitted in closed form. The
+        hidden state does not take part in it yet (C = 0). So training starts from a model that already
+        follows the plant, and the network learns what the linear one cannot say, instead of both. For a core
+        without a linear part, nothing happens.
+        """
+        self.core.fit_readout(*self._scaled(z))
+
+    def refit(self, lesson: Lesson) -> Iterator[float]:
+        """Some steps of Adam (Kingma and Ba 2015) over segments of the history; yields the share done.
+
+        What changed in a plant is most of it linear in h and the newest samples: so after a change the
+        readout is found in closed form first, in no time and from little data, and training begins there.
+        """
+        if lesson.known:
+            recent = lesson.recent() if lesson.changed else None
+            if self.core.CLOSED_FORM:
+                self.fit(lesson.longest() if recent is None else recent)
+            elif recent is not None:
+                self.core.refit_readout(*self._scaled(recent))
+        steps = lesson.steps if not lesson.first else max(1, int(lesson.steps * self.core.FIRST_REFIT_SHARE))
+        optimiser = torch.optim.Adam(self.parameters(), lesson.rate, fused=True)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        for step in range(steps):
+            starts = lesson.starts()  # samples come meanwhile, and the oldest leave
+            if not len(starts):
+                break
+            z = torch.from_numpy(lesson.segments(starts))
+            found = loss(self, z, lesson.warm, (lesson.batch + 1) // 2)
+            optimiser.zero_grad(set_to_none=True)
+            found.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            yield (step + 1) / steps
+
+    def improves(self, one_step: float, free_run: float, swaps: bool) -> bool:
+        """Better both one step ahead and in free run."""
+        return better_in_both(one_step, free_run, swaps)
+
+    @torch.no_grad()
+    def free_runs(self, z: npt.NDArray[Any], warm: int) -> npt.NDArray[Any]:
+        """Of segments z (B, T, F): y (B, T - warm, P) in free run, after `warm` samples."""
+        samples = torch.from_numpy(np.asarray(z, np.float32))
+        state = self.initial_state(len(samples))
+        if warm > 1:
+            _, state = self(samples[:, : warm - 1], state)
+        return self.free_run(samples[:, warm - 1], samples[:, warm:, : self.n_inputs], state).numpy()
+
+    @classmethod
+    def rehearse(cls, family: str, spec: Spec, sizes: Sizes) -> None:
+        """Compile the passes through time, and import what an optimiser needs."""
+        model = cls(family, sizes)
+        torch.optim.Adam(model.parameters(), fused=True)
+        y, _ = model(torch.zeros(1, 2, len(spec.features)), model.initial_state(1))
+        y.sum().backward()
+
+    def _scaled(self, z: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Of samples z (T, F): all but the last (T - 1, F), and y's increments after each (T - 1, P)."""
+        scaling, z = self.scaling, np.asarray(z, np.float64)
+        x = np.asarray((z[:-1] - scaling.mean) / scaling.scale, np.float64)
+        dy = np.diff(z[:, self.n_inputs :], axis=0) / scaling.increment_scale
+        return x, dy
+
+    def means(self) -> dict[str, tuple[float, float]]:
+        """A network has no parameters that mean something."""
+        return {}
+
+    def tensors(self) -> dict[str, npt.NDArray[np.float32]]:
+        """All weights and the scaling, as arrays of their own: what a checkpoint keeps."""
+        return {name: tensor.cpu().numpy().copy() for name, tensor in self.state_dict().items()}
+
+    def load(self, tensors: dict[str, npt.NDArray[np.float32]]) -> None:
+        """Take the tensors of a checkpoint."""
+        self.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in tensors.items()})
+
+
+def _core(family: str, sizes: Sizes) -> nn.Module:
+    cell, features, outputs = family_of(family).cell, sizes["inputs"] + sizes["outputs"], sizes["outputs"]
+    match cell:
+        case Cell.LINEAR:
+            return Arx(features, outputs, sizes["taps"])
+        case Cell.WINDOW:
+            return WindowRNN(features, outputs, sizes["hidden_size"], sizes["layers"], sizes["window"])
+        case Cell.GRU | Cell.LSTM | Cell.ELMAN:
+            return Recurrent(cell, features, outputs, sizes["hidden_size"], sizes["layers"], sizes["taps"])
+        case Cell.OWN:
+            return OwnCore(known(family)(features, outputs))
+    raise SpecError(f"a {family} has no network")
+
+
+def loss(model: Network, z: Tensor, warm: int, newest: int) -> Tensor:
+    """What a refit lessens, on segments z (B, segment, F), of which the first so many are the newest.
+
+    The concentrated log-likelihood of independent Gaussian errors, sum over outputs of log(mean squared
+    error) / 2 (Ljung, System Identification, 2nd ed., section 7.4), once for the errors one step ahead over
+    the warm-up, in the increments' scale, and once for those of the free run after it, in the outputs' scale.
+    So no weights between amperes and rad/s, or between one step and many, have to be chosen.
+
+    Older segments on which the model errs `FOREIGN_RATIO` times as much as on the newest, one step ahead, are
+    of a plant that has changed since: they are left out, until it changes back.
+    """
+    inputs = model.n_inputs
+    y = z[:, :, inputs:]
+    y_hat, state = model(z[:, : warm - 1], model.initial_state(len(z)))
+    one_step = (y_hat - y[:, 1:warm]) / model.increment_scale
+    run = model.free_run(z[:, warm - 1], z[:, warm:, :inputs], state)
+    free_run = (run - y[:, warm:]) / model.scale[inputs:]
+    settled = warm // 4  # the state of a cold start says little yet
+    squared = [e.square().mean(1) for e in (one_step[:, settled:], free_run)]  # (B, P)
+    own = squared[0].detach() <= FOREIGN_RATIO**2 * squared[0][:newest].detach().mean(0)
+    kept = own.all(1) | (torch.arange(len(z)) < newest)
+    return 0.5 * sum((torch.log(e[kept].mean(0) + 1e-10).sum() for e in squared), torch.zeros(()))

@@ -1,0 +1,47 @@
+"""A torch module of the user's as the core of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+
+class OwnCore(nn.Module):
+    """A module that maps x (N, F) and a state (N, S) to increments (N, P) and the next state, over sequences.
+
+    It is stepped sample by sample: what it does inside a step is its own affair.
+    """
+
+    CLOSED_FORM: ClassVar[bool] = False
+    FIRST_REFIT_SHARE: ClassVar[float] = 1.0  # it begins anywhere
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.net = module
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Over a sequence x (N, T, F) from a state (N, S): increments (N, T, P) and the state after it."""
+        answers = []
+        for sample in x.unbind(dim=1):
+            increments, state = self.net(sample, state)
+            answers.append(increments)
+        return torch.stack(answers, dim=1), state
+
+    def stepping(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """The module itself."""
+        step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self.net
+        return step
+
+    def compiled(self, x: Tensor) -> bool:
+        """Never."""
+        return False
+
+    def fit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
+        """Nothing is known of its parts."""
+
+    def refit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
+        """Nothing is known of its parts."""
