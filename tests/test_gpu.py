@@ -23,7 +23,7 @@ from benchmarks.gpu.python import NEEDED, ROOT, Python, advice, find
 from benchmarks.gpu.stages import STAGES, Stage
 from benchmarks.step.rivals import network, samples
 from twin.backends.eager import Eager
-from twin.predictor import open_predictor
+from twin.backends.opening import open_predictor
 
 PYTHON = Python(sys.executable, "", {"version": [3, 11, 0], "missing": [], "device": "none"})
 
