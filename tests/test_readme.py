@@ -103,7 +103,7 @@ def test_every_command_and_file_the_readme_names_is_there() -> None:
     for name in re.findall(r"\]\(([\w/.-]+)[#)]", text):
         assert (ROOT / name).exists(), name
     named = set(re.findall(r"^\| `twin (\w+)`", text, re.MULTILINE))
-    assert named == {"run", "simulate", "predict", "train", "watch", "forecast", "fit", "evaluate"}
+    assert named == {"run", "simulate", "predict", "train", "watch", "forecast", "fit", "evaluate", "prepare"}
     for command in sorted(named):
         done = subprocess.run(
             [sys.executable, "-m", "twin", command, "--help"], capture_output=True, text=True, check=True
