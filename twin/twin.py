@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint, check_plant
+from twin.defaults import ADAPT, BACKEND, WINDOW
 from twin.detection import Alarm, Detection
 from twin.errors import SpecError
 from twin.forecast import Forecast, HorizonErrors, Present
@@ -73,7 +74,7 @@ class Twin:
     """
 
     def __init__(
-        self, spec: Spec, *, window: int = 200, backend: str = "compiled", adapt: bool = False
+        self, spec: Spec, *, window: int = WINDOW, backend: str = BACKEND, adapt: bool = ADAPT
     ) -> None:
         if window < 1:
             raise SpecError(f"window = {window} samples: at least 1 is needed")
