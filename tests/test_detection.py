@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.test_twin import broken, checkpoint, follow, following
+from twin.detection import MIN_RESIDUALS, Alarm, Detection
 from twin.kernels import detection as kernel
 from twin.kernels.detection import ALL, NOTHING, RESIDUAL, WIDTH
 from twin.messages import Sample, Spec
 from twin.twin import Twin
-from twin.detection import MIN_RESIDUALS, Alarm, Detection
 
 SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001, units={"speed": "rad/s"})
 Array = NDArray[np.float64]

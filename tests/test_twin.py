@@ -22,8 +22,8 @@ from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
 from twin.errors import CheckpointError, SpecError
 from twin.families import FAMILIES
-from twin.messages import Prediction, Sample, Spec, pack
 from twin.handover import CATCH_UP_SAMPLES
+from twin.messages import Prediction, Sample, Spec, pack
 from twin.predictor import Predictor
 from twin.twin import Twin
 
