@@ -154,7 +154,7 @@ def drive(
             say(f"{stage.name}: done before")
             continue
         left = deadline - time.monotonic()
-        if left < LEAST and left < limit:
+        if left < min(LEAST, limit / 2):
             say(f"{stage.name}: not begun, {max(left, 0.0):.0f} s are left")
             continue
         own = min(stage.limit * (SLOWER if rehearse else 1.0), left)
