@@ -205,7 +205,7 @@ def test_who_cannot_adapt_takes_the_wish_without_effect(family: str, rows: int) 
 def test_a_twin_tells_its_predictors_to_adapt_but_not_in_a_gap() -> None:
     twin = Twin(SPEC, window=50, adapt=True)
     twin.refresh(checkpoint())
-    assert twin.spare is not None and twin.spare.adapting
+    assert twin.models.spare is not None and twin.models.spare.adapting
     twin.catch_up()
     wishes: list[bool] = []
     active = twin.active

@@ -9,9 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from twin.backends.opening import BACKENDS
-from twin.config import SECTIONS, Config, load
+from twin.config import SECTIONS, Config
 from twin.errors import ConfigError, TwinError
 from twin.families import FAMILIES
+from twin.settings import load
 from twin.unused import SIZES, refuse_unused
 
 
@@ -113,7 +114,7 @@ def test_the_choices_are_those_that_there_are() -> None:
         load(None, trainer={"model": model})
     for backend in BACKENDS:
         load(None, twin={"backend": backend})
-    with pytest.raises(ConfigError, match="--model = 'transformer': input should be 'auto', 'arx'"):
+    with pytest.raises(ConfigError, match="--model = 'transformer': is none of auto, arx, gru"):
         load(None, trainer={"model": "transformer"})
     with pytest.raises(ConfigError, match="--backend"):
         load(None, twin={"backend": "abacus"})

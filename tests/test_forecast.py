@@ -12,7 +12,7 @@ from twin import forecast
 from twin.backends.opening import open_predictor
 from twin.errors import SpecError
 from twin.families import FAMILIES
-from twin.forecast import ENOUGH, Errors
+from twin.forecast import MIN_RUNS, HorizonErrors
 from twin.predictor import Predictor
 from twin.twin import Twin
 from twin.window import Window
@@ -64,7 +64,7 @@ class Persistent:
     """A predictor by persistence, whose errors in free run on a random walk grow with the root of the
     time."""
 
-    rows, number = 1, 1
+    rows, number, quick = 1, 1, True
 
     def fork(self, rows: int) -> Persistent:
         return self
@@ -80,14 +80,14 @@ class Persistent:
 def test_the_interval_is_that_of_the_errors_of_free_runs() -> None:
     rng = np.random.default_rng(1)
     y = np.cumsum(rng.normal(size=(300_000, 2)) * [1.0, 10.0], axis=0)
-    window, errors = Window(1, LENGTH, 3), Errors(SPEC)
+    window, errors = Window(1, LENGTH, 3), HorizonErrors(SPEC)
     predictor: Predictor = Persistent()  # type: ignore[assignment]
     errors.follow(predictor)
     for row in y:
         window.push(np.array([[0.0, *row]]))
         errors.look(window, predictor, row)  # what it expects of the next is what is now
     reach = forecast.reaches(*errors.snapshot(), 8_000)
-    assert reach is not None and errors.runs.min() >= ENOUGH
+    assert reach is not None and errors.runs.min() >= MIN_RUNS
     # row j is j + 2 samples after the last one
     for steps in (10, 100, 1_000, 8_000):
         expected = 1.645 * np.sqrt(steps + 1) * np.array([1.0, 10.0])
@@ -111,9 +111,9 @@ def test_intervals_come_while_the_stream_goes_and_a_gap_spoils_none() -> None:
 
 def test_looking_back_changes_nothing_of_the_answers() -> None:
     one, other = following(), following()
-    other.errors.follow(None)
+    other.horizon_errors.follow(None)
     for seq in range(60, 400):
         a, b = one.step(sample(seq)), other.step(sample(seq))
         assert a is not None and b is not None and (a.y, a.low) == (b.y, b.low)
         one.catch_up(), other.catch_up()
-    assert one.errors.runs.max() > 0 and other.errors.runs.max() == 0
+    assert one.horizon_errors.runs.max() > 0 and other.horizon_errors.runs.max() == 0

@@ -12,9 +12,9 @@ import pytest
 import zmq
 
 from tests.test_twin import SPEC, checkpoint, sample
-from twin.bus import Answerer, ask
 from twin.errors import BusError, MessageError
 from twin.messages import MAX_REQUEST, MAX_STEPS, Reply, Request, pack, reply_in, request_in
+from twin.requests import Answerer, ask
 from twin.service.forecaster import Forecaster
 from twin.twin import Twin
 

@@ -615,12 +615,12 @@ def test_a_model_that_could_not_be_saved_is_not_gone_on_from(
     found = again(accepted)
     before = weights(found.incumbent)
     told, stop = Told(), False
-    rest: Any = (told, told, tmp_path / "file", stop)
+    rest: Any = (told, told, tmp_path / "file", stop, None)
     (tmp_path / "file").write_text("no directory")
     with pytest.raises(CheckpointError):
         turn(Config(), found, *rest)
     assert found.number == 1 and np.array_equal(weights(found.incumbent), before)
-    rest = (told, told, tmp_path / "run", stop)
+    rest = (told, told, tmp_path / "run", stop, None)
     turn(Config(), found, *rest)
     assert numbers(tmp_path / "run") == [found.number] and found.parent == 1
     assert told.events[-1] == "accepted"

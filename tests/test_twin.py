@@ -22,9 +22,10 @@ from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
 from twin.errors import CheckpointError, SpecError
 from twin.families import FAMILIES
+from twin.handover import CATCH_UP_SAMPLES
 from twin.messages import Prediction, Sample, Spec, pack
 from twin.predictor import Predictor
-from twin.twin import PORTION, Twin
+from twin.twin import Twin
 
 torch.set_num_threads(1)
 
@@ -155,7 +156,7 @@ def test_a_swap_skips_no_sample_and_each_answer_is_exactly_one_model_s(family: s
     swapped = next(a.seq for a in answers if a.model == 2)
     assert [a.model for a in answers] == [1] * swapped + [2] * (100 - swapped)
     # 40 samples and those that come meanwhile, 16 at a time, the first portion after sample 50
-    assert PORTION == 16 and swapped == 53
+    assert CATCH_UP_SAMPLES == 16 and swapped == 53
 
     old, new = warmed(models[1], range(0)), warmed(models[2], range(50 - LENGTH + 1, swapped))
     for answer in answers:
@@ -248,7 +249,7 @@ def test_a_model_of_another_plant_is_refused_and_the_one_at_work_stays() -> None
     ):
         with pytest.raises(CheckpointError, match="--run-dir"):
             twin.refresh(checkpoint(2, spec=spec))
-    assert follow(twin, [60])[0].model == 1 and twin.spare is None
+    assert follow(twin, [60])[0].model == 1 and twin.models.spare is None
 
 
 # -- gaps and restarts -------------------------------------------------------------------------------
@@ -501,14 +502,14 @@ def test_a_step_costs_the_same_however_long_the_stream_was(family: str) -> None:
 
 def test_catching_up_takes_bounded_portions_of_a_long_window() -> None:
     turns = {}
-    for window in (20 * PORTION, 10 * PORTION):
+    for window in (20 * CATCH_UP_SAMPLES, 10 * CATCH_UP_SAMPLES):
         twin = Twin(SPEC, window=window)
         follow(twin, range(window))
         twin.refresh(checkpoint())
         turns[window] = 1
         while not twin.catch_up():
             turns[window] += 1
-    assert turns == {20 * PORTION: 20, 10 * PORTION: 10}
+    assert turns == {20 * CATCH_UP_SAMPLES: 20, 10 * CATCH_UP_SAMPLES: 10}
 
 
 # -- anything at all ---------------------------------------------------------------------------------

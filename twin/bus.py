@@ -2,7 +2,7 @@
 
 Each source has publishers with an endpoint of their own: the plant (spec, samples, events), the twin
 (predictions, events), the trainer and the monitor (events). The default endpoints are Unix sockets in a
-directory that only this user can enter. This module alone knows ZeroMQ.
+directory that only this user can enter. This module and `requests` alone know ZeroMQ.
 """
 
 from __future__ import annotations
@@ -23,16 +23,12 @@ from twin.address import Address, check_port
 from twin.errors import BusError, MessageError
 from twin.messages import (
     MAX_FRAME,
-    MAX_REQUEST,
     Event,
     Message,
     Prediction,
-    Reply,
-    Request,
     Sample,
     check_source,
     pack,
-    reply_in,
     topic,
     unpack,
 )
@@ -41,7 +37,9 @@ QUEUE: Final = 60_000
 """Messages kept for a subscriber that does not read: a minute at 1 kHz, about 20 MB at the most."""
 AHEAD: Final = 64
 """Samples or predictions that a lossless publisher may be ahead of its slowest lossless subscriber."""
-_PATIENCE: Final = 30.0  # s without a sign of life after which such a subscriber is no longer waited for
+_READER_TIMEOUT_SEC: Final = (
+    30.0  # s without a sign of life after which such a subscriber is no longer waited for
+)
 _MAX_INBOUND: Final = 64 * MAX_FRAME  # libzmq hangs up on longer frames; shorter ones are refused by unpack
 _STREAMS: Final = (Sample, Prediction)
 _READ: Final = b"\x02"  # first byte of a receipt; 0 and 1 are libzmq's own, for subscriptions
@@ -80,6 +78,7 @@ class Publisher:
         self._address = Address(endpoint)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.XPUB)
+        self._send = super(zmq.Socket, self._socket).send  # pyzmq's own adds a Python function to each call
         self._socket.linger = 500  # a moment for the last messages, never for ever
         self._socket.sndhwm = QUEUE
         self._socket.setsockopt(zmq.XPUB_VERBOSER, 1)  # every subscriber counts, not only the first and last
@@ -87,7 +86,7 @@ class Publisher:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
             self.close()
-            raise BusError(_bind_advice(endpoint, error)) from None
+            raise BusError(bind_advice(endpoint, error)) from None
 
     def send(self, message: Message) -> None:
         """Stamp a message with this publisher's epoch and the time, and send it."""
@@ -102,9 +101,14 @@ class Publisher:
         if self._lossless and kind in _STREAMS:
             self._hold(message.seq)
 
+    def send_frame(self, topic: bytes, payload: bytes | memoryview) -> None:
+        """Send what is packed and stamped already; a lossless publisher does not wait for it."""
+        self._send(topic, zmq.SNDMORE)
+        self._send(payload)
+
     def _hold(self, seq: int) -> None:
         """Wait until every lossless subscriber has read what was sent `AHEAD` messages ago."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _READER_TIMEOUT_SEC
         while not self._stop and (
             len(self._readers) < self._expected or any(seq - read >= AHEAD for read in self._readers.values())
         ):
@@ -171,7 +175,8 @@ class Publisher:
         self.close()
 
 
-def _bind_advice(endpoint: str, error: zmq.ZMQError) -> str:
+def bind_advice(endpoint: str, error: zmq.ZMQError) -> str:
+    """Why an endpoint cannot be bound, and what to do."""
     if error.errno == zmq.EADDRINUSE:
         return f"{endpoint} is in use by another program; stop that one or choose another endpoint"
     return f"{endpoint}: {error.strerror}; use tcp://127.0.0.1:PORT or ipc:///PATH"
@@ -207,10 +212,11 @@ class Subscriber(Generic[M]):
         self._prefixes = tuple(name.encode() for name in names if name.endswith("/"))
         self._timeout_ms = -1
         self._name = secrets.token_bytes(8)
-        self._told: dict[int, int] | None = {} if lossless else None  # epoch: the seq last told
+        self._receipted: dict[int, int] | None = {} if lossless else None  # epoch: the seq last told
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.XSUB)  # a SUB that can also send
         self._socket.linger = 0
+        self._recv = self._socket.recv
         self._socket.rcvhwm = QUEUE
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_INBOUND)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 10)  # ms; a publisher that restarts is heard at once
@@ -227,9 +233,7 @@ class Subscriber(Generic[M]):
 
     def recv(self, timeout: float | None = None) -> M | None:
         """The next message, or None when none came within `timeout` seconds (None: wait for ever)."""
-        milliseconds = -1 if timeout is None else max(0, int(timeout * 1000))
-        if milliseconds != self._timeout_ms:
-            self._socket.rcvtimeo = self._timeout_ms = milliseconds
+        self._set_timeout(-1 if timeout is None else max(0, int(timeout * 1000)))
         deadline = float("inf") if timeout is None else time.monotonic() + timeout
         while True:
             try:
@@ -239,34 +243,69 @@ class Subscriber(Generic[M]):
             except zmq.Again:
                 return None
             try:
-                message = self._message(frames)
-                if self._told is not None:
-                    self._tell(message)
-                return message
+                if len(frames) != 2:
+                    raise MessageError(f"{len(frames)} frames where a message has two")
+                return self._decode(frames[0].bytes, frames[1].bytes)
             except MessageError as error:
-                self.rejected += 1
-                self.fault = str(error)
+                self._refuse(error)
             if time.monotonic() > deadline:  # a flood of foreign frames must not hold the caller
                 return None
 
-    def _message(self, frames: list[zmq.Frame]) -> M:
-        if len(frames) != 2:
-            raise MessageError(f"{len(frames)} frames where a message has two")
-        name = frames[0].bytes
+    def recv_frame(self, topic: bytes, timeout: float) -> bytes | M | None:
+        """As `recv`, but a message of this topic comes as its payload, not decoded: for who reads it faster.
+
+        Of a message whose first frame is its last it takes the next one for the rest, and refuses both.
+        """
+        self._set_timeout(int(timeout * 1000))
+        try:
+            name = self._recv()
+            frame = self._recv(
+                0, False
+            )  # a Frame, which knows whether it is the last; it costs twice as much
+            if not frame.more and name == topic:
+                return frame.bytes
+            if not frame.more:
+                return self.read(name, frame.bytes)
+            while self._recv(0, False).more:
+                pass
+            self._refuse(MessageError("more or fewer frames than the two of a message"))
+        except zmq.Again:
+            pass
+        return None
+
+    def read(self, name: bytes, payload: bytes) -> M | None:
+        """The message in two frames; None for what is none, which is counted."""
+        try:
+            return self._decode(name, payload)
+        except MessageError as error:
+            self._refuse(error)
+            return None
+
+    def _decode(self, name: bytes, payload: bytes) -> M:
         # a subscription is a prefix for libzmq: motor-1 would hear motor-10 too
         if name not in self._exact and not name.startswith(self._prefixes or b"\0"):
             raise MessageError(f"{name[:64].decode('ascii', 'replace')}: a topic not asked for")
-        message = unpack(name, frames[1].bytes)
+        message = unpack(name, payload)
         if not isinstance(message, self._kind):
             raise MessageError(f"a {type(message).__name__} where a {self._kind.__name__} was asked for")
+        if self._receipted is not None:
+            self._tell(message)
         return message
+
+    def _refuse(self, error: MessageError) -> None:
+        self.rejected += 1
+        self.fault = str(error)
+
+    def _set_timeout(self, milliseconds: int) -> None:
+        if milliseconds != self._timeout_ms:
+            self._socket.rcvtimeo = self._timeout_ms = milliseconds
 
     def _tell(self, message: Message) -> None:
         """Send a receipt for the first message of a publisher and then a few times per `AHEAD`."""
-        assert self._told is not None
-        told = self._told.get(message.epoch)
+        assert self._receipted is not None
+        told = self._receipted.get(message.epoch)
         if isinstance(message, _STREAMS) and (told is None or message.seq - told >= AHEAD // 4):
-            self._told[message.epoch] = message.seq
+            self._receipted[message.epoch] = message.seq
             self._socket.send(_READ + _RECEIPT.pack(self._name, message.epoch, message.seq))
 
     def latest(self) -> M | None:
@@ -290,7 +329,7 @@ class Subscriber(Generic[M]):
         What is on its way at that moment is lost. So a lossless subscriber, for which silence is nothing
         unusual, stays as it is.
         """
-        if self._told is not None:
+        if self._receipted is not None:
             return
         for address in self._endpoints:
             with contextlib.suppress(zmq.ZMQError):
@@ -299,9 +338,9 @@ class Subscriber(Generic[M]):
 
     def close(self) -> None:
         """Stop listening, and let lossless publishers know."""
-        if self._told is not None:
+        if self._receipted is not None:
             self._socket.send(_FAREWELL + self._name)
-        self._socket.close(linger=200 if self._told is not None else 0)  # ms
+        self._socket.close(linger=200 if self._receipted is not None else 0)  # ms
         self._context.term()
 
     def __enter__(self) -> Self:
@@ -311,63 +350,3 @@ class Subscriber(Generic[M]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class Answerer:
-    """Binds an endpoint at which others ask; each request gets one reply, and nobody waits for a client.
-
-    A ROUTER, because a REP socket locks up for good when a client vanishes between question and answer.
-
-    Raises:
-        BusError: the endpoint is in use or cannot be bound.
-    """
-
-    def __init__(self, endpoint: str) -> None:
-        check_port(endpoint)
-        self._address = Address(endpoint)
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.linger = 100
-        self._socket.rcvhwm = self._socket.sndhwm = 16  # of each client; what is more waits with it, or goes
-        self._socket.setsockopt(zmq.MAXMSGSIZE, 4 * MAX_REQUEST)  # longer hangs up; shorter is answered
-        try:
-            self._socket.bind(endpoint)
-        except zmq.ZMQError as error:
-            self.close()
-            raise BusError(_bind_advice(endpoint, error)) from None
-
-    def recv(self, timeout: float) -> tuple[list[bytes], bytes] | None:
-        """Whom to reply to, and what was asked; None when nobody asked for `timeout` seconds."""
-        if not self._socket.poll(int(timeout * 1000)):
-            return None
-        *way, payload = self._socket.recv_multipart()
-        return way[:8], payload
-
-    def send(self, way: list[bytes], payload: bytes) -> None:
-        """Reply; to someone who is no longer there it is lost."""
-        with contextlib.suppress(zmq.ZMQError):
-            self._socket.send_multipart([*way, payload], zmq.DONTWAIT)
-
-    def close(self) -> None:
-        """Release the endpoint and leave no file behind."""
-        self._socket.close()
-        self._context.term()
-        self._address.release()
-
-
-def ask(endpoint: str, request: Request, timeout: float) -> Reply | None:
-    """What the twin at an endpoint replies, None when nothing came within `timeout` seconds.
-
-    Raises:
-        BusError: an endpoint that is none.
-        MessageError: what came is no reply.
-    """
-    check_port(endpoint)
-    with zmq.Context() as context, context.socket(zmq.REQ) as socket:
-        socket.linger = 0
-        try:
-            socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            raise BusError(f"{endpoint}: {error.strerror}; use tcp://HOST:PORT or ipc:///PATH") from None
-        socket.send(pack(request))
-        return reply_in(socket.recv()) if socket.poll(int(timeout * 1000)) else None

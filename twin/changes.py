@@ -13,14 +13,14 @@ from typing import Final
 from twin.families import MOTOR_UNITS
 from twin.messages import Parameters
 
-SIGNIFICANT: Final = 5.0
+MIN_CHANGE_ERRORS: Final = 5.0
 """Standard errors by which a parameter must differ from its reference to have changed."""
-NOTABLE: Final = 0.05
+MIN_CHANGE_SHARE: Final = 0.05
 """Share of the reference by which it must differ."""
-UNCERTAIN: Final = 0.25
+MAX_ERROR_SHARE: Final = 0.25
 """Largest standard error, as a share of the change, with which the change is told: the first figures after a
 change are still on their way."""
-ASKED: Final = 3
+MIN_LOOKS: Final = 3
 """Times in succession that it must be so."""
 
 Estimates = Mapping[str, tuple[float, float]]
@@ -59,12 +59,14 @@ class Changes:
             if not (math.isfinite(value) and math.isfinite(error)):
                 continue
             change, spread = value - before, math.hypot(error, before_error)
-            sure = abs(change) > SIGNIFICANT * spread and abs(change) > NOTABLE * abs(before)
+            sure = abs(change) > MIN_CHANGE_ERRORS * spread and abs(change) > MIN_CHANGE_SHARE * abs(before)
             times, last = self._seen.get(name, (0, value))
-            settled = abs(value - last) <= UNCERTAIN * abs(change) and error <= UNCERTAIN * abs(change)
+            settled = abs(value - last) <= MAX_ERROR_SHARE * abs(change) and error <= MAX_ERROR_SHARE * abs(
+                change
+            )
             times = times + 1 if sure and settled else 0
             self._seen[name] = times, value
-            if times >= ASKED:
+            if times >= MIN_LOOKS:
                 self.reference[name] = value, error
                 self._seen[name] = 0, value
                 told.append(_in_words(name, before, change, spread))

@@ -1,35 +1,26 @@
-"""All settings, one frozen section per part: defaults, then a TOML file, then the command line.
+"""All settings, one frozen section per part, and their defaults; `twin.settings` reads them.
 
-The text under each field is also its `--help`. Unknown keys are refused, naming the known ones.
+The text under each field is also its `--help`.
 
 >>> Config().trainer.model
 'auto'
->>> load(None, trainer={"hiden_size": 8})
-Traceback (most recent call last):
-    ...
-twin.errors.ConfigError: [trainer] has no 'hiden_size'; it knows model, hidden_size, ...
 """
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import (
     BaseSettings,
     JsonConfigSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
     TomlConfigSettingsSource,
 )
 
 from twin.address import endpoint
-from twin.errors import ConfigError
-from twin.messages import MAX_NAME, check_source
-from twin.unused import refuse_unused
+from twin.families import AUTO, FAMILIES, OWN
 
 
 class Section(BaseModel):
@@ -129,10 +120,11 @@ class TwinConfig(Section):
 class TrainerConfig(Section):
     """How the model is refitted."""
 
-    model: Literal["auto", "arx", "gru", "hybrid", "lstm", "physics", "rnn", "window-rnn"] = "auto"
+    model: str = AUTO
     """Family of the model: arx (linear); gru, lstm, rnn (carried hidden state) or window-rnn (a fresh one per
     window); for a DC motor also physics (its equations) and hybrid (these, corrected by a GRU). auto takes
-    physics for a DC motor, and gru for any other plant or if the equations do not fit."""
+    physics for a DC motor, and gru for any other plant or if the equations do not fit. FILE.py:CLASS is one
+    of your own (docs/own-model.md)."""
     hidden_size: int = Field(32, ge=1, le=1024)
     """Hidden units of each layer."""
     layers: int = Field(1, ge=1, le=8)
@@ -155,6 +147,23 @@ class TrainerConfig(Section):
     """Step size of Adam; it decays to zero within a refit."""
     model_seed: int = Field(1, ge=0)
     """Seed of the first weights and of the choice of segments."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What is asked of a model's sizes; a family takes those that it has."""
+        return {
+            "hidden_size": self.hidden_size,
+            "layers": self.layers,
+            "taps": self.taps,
+            "window": self.sequence_length,
+        }
+
+    @field_validator("model")
+    @classmethod
+    def _known(cls, model: str) -> str:
+        if ":" not in model and OWN not in model and model not in (AUTO, *FAMILIES):
+            raise ValueError(f"is none of {', '.join((AUTO, *FAMILIES))}, nor FILE.py:CLASS")
+        return model
 
 
 class ReportConfig(Section):
@@ -201,59 +210,3 @@ SECTIONS: dict[str, type[Section]] = {
     "trainer": TrainerConfig,
     "report": ReportConfig,
 }
-
-
-def load(path: Path | None, **sections: dict[str, Any]) -> Config:
-    """Settings from a TOML (or JSON) file, overridden by `sections`; the source's name filled in.
-
-    Raises:
-        ConfigError: a file that cannot be read, an unknown key, a value out of range, or a setting that
-            would have no effect.
-    """
-    source: dict[str, Any] = {}
-    if path is not None:
-        if not path.is_file():
-            raise ConfigError(
-                f"{path}: {'a directory' if path.is_dir() else 'no such file'}; --config takes a TOML file"
-            )
-        source = {"json_file" if path.suffix == ".json" else "toml_file": path}
-
-    class _Config(Config):
-        model_config = SettingsConfigDict(**source)  # type: ignore[typeddict-item]
-
-    try:
-        config = _Config(**sections)  # type: ignore[arg-type]
-    except ValidationError as error:
-        raise ConfigError("\n".join(_advice(fault) for fault in error.errors())) from None
-    except (SettingsError, ValueError, TypeError) as error:  # the file's own syntax
-        raise ConfigError(f"{path}: {error}") from None
-    name = config.bus.source or _default_source(config.plant)
-    bus = config.bus.model_copy(update={"source": check_source(name)})
-    found = Config.model_construct(**{**dict(config), "bus": bus})
-    refuse_unused(found)
-    return found
-
-
-def _default_source(plant: PlantConfig) -> str:
-    return default_source(Path(plant.file)) if plant.plant == "recorded" and plant.file else "motor-1"
-
-
-def default_source(file: Path) -> str:
-    """The name of a source that a recording is, from its file's.
-
-    >>> default_source(Path("data/My motor (2).csv"))
-    'My-motor-2'
-    """
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", file.stem).strip("-._")[:MAX_NAME] or "recording"
-
-
-def _advice(fault: Any) -> str:
-    """One line about one thing that is wrong: where, what, and what would be right."""
-    where, value = fault["loc"], fault.get("input")
-    section = SECTIONS.get(str(where[0]))
-    if fault["type"] == "extra_forbidden":
-        known = SECTIONS if len(where) < 2 or section is None else section.model_fields
-        place = "the settings have" if len(where) < 2 else f"[{where[0]}] has"
-        return f"{place} no '{where[-1]}'; {'they know' if len(where) < 2 else 'it knows'} {', '.join(known)}"
-    name = "--" + str(where[1]).replace("_", "-") if len(where) > 1 else f"[{where[0]}]"
-    return f"{name} = {value!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"

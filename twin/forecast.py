@@ -2,7 +2,7 @@
 
 How far off free runs are is measured, not modelled: while the stream goes, a second predictor starts again
 and again from where the first one is, runs free under the inputs that come, and is compared with what comes.
-Its errors, by horizon, feed the same quantile tracker as the intervals of the answers (`twin.watch`). So a
+Its errors, by horizon, feed the same quantile tracker as the intervals of the answers (`twin.detection`). So a
 forecast's interval holds for inputs like those of late; where none of late were like them, nobody knows.
 """
 
@@ -16,22 +16,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from twin.errors import SpecError
-from twin.kernels.watch import FIRST_WIDTH, MISS
+from twin.kernels.detection import FIRST_WIDTH, MISS_SHARE
 from twin.messages import Spec
 from twin.predictor import Predictor
 from twin.window import Window
 
-REACH: Final = 2_000
+MAX_RUN_SAMPLES: Final = 2_000
 """Samples of the longest of these free runs. Beyond, widths go on as they grew before."""
-LENGTHS: Final = (REACH // 8,) * 4 + (REACH,)
+RUN_SAMPLES: Final = (MAX_RUN_SAMPLES // 8,) * 4 + (MAX_RUN_SAMPLES,)
 """Of the free runs, in turn: the near horizons, which matter more, are measured more often."""
-PORTION: Final = 16
+TURN_SAMPLES: Final = 16
 """Samples of such a run in one turn."""
-ENOUGH: Final = 8
+MIN_RUNS: Final = 8
 """Runs before there is an interval at a horizon."""
-_RECALLED: Final = 12.0  # runs over which the scale is taken: models become better
-_STEP: Final = 0.1  # of the width, in scales, by one run
-_GRID: Final = np.unique(np.geomspace(1, REACH, 28).round().astype(int)) - 1  # rows of a forecast
+_SCALE_RUNS: Final = 12.0  # runs over which the scale is taken: models become better
+_WIDTH_STEP: Final = 0.1  # of the width, in scales, by one run
+_GRID: Final = np.unique(np.geomspace(1, MAX_RUN_SAMPLES, 28).round().astype(int)) - 1  # rows of a forecast
 
 Array = NDArray[np.float64]
 
@@ -49,7 +49,7 @@ class Forecast:
     high: Array | None = None
 
 
-class Errors:
+class HorizonErrors:
     """The errors of free runs over the recent past, by horizon."""
 
     def __init__(self, spec: Spec) -> None:
@@ -59,7 +59,7 @@ class Errors:
         self.scale = np.zeros(shape)
         self.runs = np.zeros(len(_GRID), np.int64)
         self._errors = np.zeros(shape)
-        self._lengths = itertools.cycle(LENGTHS)
+        self._lengths = itertools.cycle(RUN_SAMPLES)
         self._runner: Predictor | None = None
         self._row, self._length = 0, 0  # of the run under way: rows done, rows to do (0: none under way)
         self._seen = 0  # of the window's count
@@ -79,7 +79,7 @@ class Errors:
 
         `expected` (P) is what the active predictor answered to the newest sample of the window.
         """
-        runner, portion = self._runner, min(PORTION, window.length - 1)
+        runner, portion = self._runner, min(TURN_SAMPLES, window.length - 1)
         if runner is None or portion < 1:
             return
         behind = window.count - self._seen
@@ -114,10 +114,10 @@ class Errors:
         runs = self.runs[:reached]
         outside = errors > width * scale
         known = (runs > 0)[:, None]
-        width += np.where(known, _STEP * (outside - MISS), 0.0)
+        width += np.where(known, _WIDTH_STEP * (outside - MISS_SHARE), 0.0)
         np.maximum(width, 0.0, out=width)
         runs += 1
-        scale += (errors - scale) / np.minimum(runs, _RECALLED)[:, None]
+        scale += (errors - scale) / np.minimum(runs, _SCALE_RUNS)[:, None]
 
     def snapshot(self) -> tuple[NDArray[np.int64], Array, Array]:
         """Runs, widths and scales by horizon, copied: what `reaches` takes."""
@@ -143,7 +143,7 @@ def rising(values: Array) -> Array:
 
 def reaches(runs: NDArray[np.int64], width: Array, scale: Array, steps: int) -> Array | None:
     """How far an interval reaches to either side, (T, P): never less at a farther horizon."""
-    known = int(np.count_nonzero(runs >= ENOUGH))  # the near ones first
+    known = int(np.count_nonzero(runs >= MIN_RUNS))  # the near ones first
     if known < 2:
         return None
     grid, reach = (
@@ -174,7 +174,7 @@ class Present:
     predictor: Predictor | None
     """In the state after the last sample; a fork of the twin's own."""
     width: tuple[NDArray[np.int64], Array, Array]
-    """Of the interval: free runs compared, widths and scales, by horizon (`Errors`)."""
+    """Of the interval: free runs compared, widths and scales, by horizon (`HorizonErrors`)."""
 
     def forecast(self, inputs: ArrayLike, horizon: int | None = None) -> Forecast:
         """As `Twin.forecast`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-_NAP = 0.1  # s; no longer, so that a stop is noticed in a slow loop too
+_MAX_NAP_SEC = 0.1  # s; no longer, so that a stop is noticed in a slow loop too
 
 
 class Pacer:
@@ -33,7 +33,7 @@ class Pacer:
         if not self._due_ns:  # the first turn is due now
             self._due_ns = now
         while now < self._due_ns and not self._stop:
-            time.sleep(min((self._due_ns - now) * 1e-9, _NAP))
+            time.sleep(min((self._due_ns - now) * 1e-9, _MAX_NAP_SEC))
             now = time.monotonic_ns()
         late = now - self._due_ns
         if late > self.period_ns:

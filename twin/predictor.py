@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ class Predictor(Protocol):
     It is sequential: every `step` and `warm` continues where the last one ended. Samples z hold the inputs,
     then the outputs, in the signals' own units. Other shapes than the ones stated raise `SpecError`.
     """
+
+    quick: ClassVar[bool]
+    """Whether a free run of some samples fits between two samples of a stream."""
 
     adapting: bool
     """Whether a step takes its sample for a measurement, and may adapt this predictor's own copy of the

@@ -11,10 +11,13 @@ import ctypes
 import gc
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 PRIORITY: Final = 20
 """Of SCHED_FIFO, 1 to 99: above all ordinary processes, below the kernel's own threads at 50."""
+MODEST: Final = 10
+"""Nice value, whose weight is 110 beside the usual 1024."""
 _LOCK_CURRENT: Final = 1  # not MCL_FUTURE too: filling each new piece of memory stopped the loop for 15 ms
 _CORES: Final = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 _TIMER_SLACK: Final = 29  # PR_SET_TIMERSLACK
@@ -36,14 +39,27 @@ def become_realtime() -> list[str]:
 
 
 def give_way() -> None:
-    """Run only when no other process wants to, and leave at once when one does.
+    """Run this thread only when no other wants to, and leave at once when one does.
 
-    Being nice is not enough: Linux lets even the nicest process end its turn, of up to 3 ms, before one that
+    Being nice is not enough: Linux lets even the nicest thread end its turn, of up to 3 ms, before one that
     wakes up: 1.2 to 2.2 ms in the p99 of a stream beside a refit, which was 0.3 ms without.
     """
     os.nice(19)
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def background() -> ThreadPoolExecutor:
+    """A thread that gives way, for work that can wait: for ever, where a machine is busy for ever.
+
+    Without privileges a thread cannot take that back, so what must go on goes on in another one.
+    """
+    return ThreadPoolExecutor(1, "background", give_way)
+
+
+def be_modest() -> None:
+    """Leave this thread a tenth of what others have on a busy core, so that its work ends all the same."""
+    os.nice(MODEST)
 
 
 def stay_ordinary() -> None:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig
@@ -26,7 +25,7 @@ from twin.models.lesson import Lesson
 from twin.models.model import Model
 from twin.models.opening import chosen, class_of, new_model, open_model
 from twin.models.scaling import Scaling
-from twin.validation import JUDGED_SEGMENTS, Errors, Judge, Verdict
+from twin.validation import JUDGED_SEGMENTS, Decision, Errors, Judge, Segments, Verdict
 
 HOLD_OUT_SHARE: Final = 0.1
 """Share of the history, its newest part, that a refit does not see, but some part of a period at most: the
@@ -40,10 +39,6 @@ MIN_CAUTION: Final = 1 / 16
 """Of the learning rate: the smallest part of it to which refused candidates bring the next."""
 CHANGED_CAUTION: Final = 0.25
 """Of the learning rate, at least, after a change: what made it cautious is over."""
-UNLIKE_RATIO: Final = 1.25
-UNLIKE_TIMES: Final = 2
-"""Where the equations of a plant err so many times as much as a linear model, one step ahead, and so often in
-succession, they are not this plant's, though it has their signals."""
 
 
 class Incumbent(NamedTuple):
@@ -52,13 +47,6 @@ class Incumbent(NamedTuple):
     model: Model | None = None
     number: int = 0
     parent: int | None = None
-
-
-class Decision(NamedTuple):
-    """What a trainer does, as its event is named, and why."""
-
-    name: str
-    verdict: Verdict
 
 
 class Trainer:
@@ -82,10 +70,9 @@ class Trainer:
         incumbent: Checkpoint | None = None,
         adapt: bool = False,
     ) -> None:
-        family, self._sizes = chosen(spec, config.model, incumbent, **_sizes_asked(config))
+        family, self._sizes = chosen(spec, config.model, incumbent, **config.sizes)
         self.spec, self.config = spec, config.model_copy(update={"model": family})
-        # times that linear models did better than equations that a plant was presumed to have
-        self._unlike: int | None = 0 if config.model == AUTO and incumbent is None else None
+        self._may_leave = config.model == AUTO and incumbent is None  # what presumes another plant
         self._incumbent = Incumbent(open_model(incumbent), incumbent.number) if incumbent else Incumbent()
         self._before = self._incumbent
         self.taken = self.number
@@ -214,7 +201,7 @@ class Trainer:
         """A new model by least squares."""
         z, c = self.history.longest(end), self.config
         scaling = Scaling.of(z, len(self.spec.outputs))
-        model = new_model(family, self.spec, scaling, seed=c.model_seed, **_sizes_asked(c))
+        model = new_model(family, self.spec, scaling, seed=c.model_seed, **c.sizes)
         model.fit(z)
         return model
 
@@ -259,8 +246,8 @@ class Trainer:
         found, other = judge.errors(made, z), judge.errors(None, z)
         if not found.finite:
             return Verdict(False, "refused: the candidate is not finite")
-        if self.incumbent is None and (unlike := self._unlike_plant(candidate, found, z, lesson.end)):
-            return unlike
+        if self.incumbent is None and (refusal := self._against_linear(candidate, found, z, lesson.end)):
+            return refusal
         rival, ratios = "persistence", found.ratio(other)
         if self.incumbent is not None:
             held = self._made(self.incumbent, {})
@@ -281,25 +268,19 @@ class Trainer:
         self._incumbent = Incumbent(candidate, self.taken, self.number or None)
         return Verdict(True, f"model {self.number} accepted: {text}", figures)
 
-    def _unlike_plant(
-        self, candidate: Model, found: Errors, z: NDArray[np.float32], trained_to: int
-    ) -> Verdict | None:
-        """The refusal, if a linear model does better on segments z, one step ahead, than one that presumes
-        what the plant is. If it does so twice, the plant is another one, and is given a network like every
-        other."""
-        if self._unlike is None or not candidate.PRESUMES_PLANT:
+    def _against_linear(self, candidate: Model, found: Errors, z: Segments, end: int) -> Verdict | None:
+        """The refusal of a candidate that presumes what the plant is, if a linear model shows that it is
+        another one; then the plant is given a network like every other."""
+        if not (self._may_leave and candidate.PRESUMES_PLANT):
             return None
-        linear = self._made(self._fitted(LINEAR, trained_to), {})
-        times, _ = found.ratio(self.judge.errors(linear, z))
-        self._unlike = self._unlike + 1 if times >= UNLIKE_RATIO else 0
-        if not self._unlike:
-            return None
-        text = f"refused: {candidate.family} errs × {times:.3g} as much as a linear model"
-        if self._unlike == UNLIKE_TIMES:
+        linear = self.judge.errors(self._made(self._fitted(LINEAR, end), {}), z)
+        verdict = self.judge.against_linear(candidate.family, found, linear)
+        if verdict is not None and self.judge.refuted:
             self.config = self.config.model_copy(update={"model": NETWORK})
-            self._sizes = chosen(self.spec, NETWORK, None, **_sizes_asked(self.config))[1]
-            text += f" again, so that its equations are not this plant's; from now on a {NETWORK} is fitted"
-        return Verdict(False, text, {"one_step_ratio_to_linear": times})
+            self._sizes = chosen(self.spec, NETWORK, None, **self.config.sizes)[1]
+            text = f"{verdict.text} again, so that its equations are not this plant's; from now on a "
+            return Verdict(False, f"{text}{NETWORK} is fitted", verdict.figures)
+        return verdict
 
     # -- checkpoints ---------------------------------------------------------------------------------
 
@@ -328,12 +309,3 @@ class Trainer:
     def take_back(self) -> None:
         """Go on from the incumbent before the last one that was accepted: nobody else has that one."""
         self._incumbent = self._before
-
-
-def _sizes_asked(config: TrainerConfig) -> dict[str, int]:
-    return {
-        "hidden_size": config.hidden_size,
-        "layers": config.layers,
-        "taps": config.taps,
-        "window": config.sequence_length,
-    }

@@ -16,35 +16,24 @@ in the predictors (hidden state).
 from __future__ import annotations
 
 import math
-import struct
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint, check_plant
+from twin.detection import Alarm, Detection
 from twin.errors import SpecError
-from twin.forecast import Errors, Forecast, Present
-from twin.kernels.watch import ALL, NOTHING, RESIDUAL, WIDTH
-from twin.messages import UNSET, Prediction, Sample, Spec, UnsetType, check_spec
+from twin.forecast import Forecast, HorizonErrors, Present
+from twin.frames import Frames
+from twin.handover import HandOver
+from twin.kernels.detection import ALL, NOTHING, RESIDUAL, WIDTH
+from twin.messages import UNSET, Prediction, Sample, Spec, UnsetType, check_spec, pack
 from twin.predictor import Predictor
-from twin.watch import Alarm, Watch
 from twin.window import Window
-
-PORTION = 16
-"""Window samples that a spare predictor takes in one turn: a few turns warm it, none delays an answer."""
-
-
-def _values_of(names: tuple[str, ...]) -> Callable[[dict[str, float]], tuple[float, ...]]:
-    """What takes the values of these names out of a map, as fast as Python can."""
-    if len(names) == 1:
-        (name,) = names
-        return lambda values: (values[name],)
-    return itemgetter(*names)
 
 
 @dataclass(slots=True)
@@ -76,6 +65,9 @@ class Twin:
     `window` is the number of samples kept to warm a new model's hidden state. `backend` names the way to run
     a step (`twin.predictor.BACKENDS`). With `adapt`, a predictor learns from each measurement it is given.
 
+    `step` answers any sample. In the plain case, that is most of the time, `take` and `answer` do the same from the
+    bytes of a sample to the bytes of its prediction.
+
     Raises:
         SpecError: a Spec or a window that cannot be.
     """
@@ -87,40 +79,88 @@ class Twin:
             raise SpecError(f"window = {window} samples: at least 1 is needed")
         self.spec = check_spec(spec)
         self.backend = backend
-        self.adapt = adapt
         self.counters = Counters()
         self.window = Window(1, window, len(spec.features))
-        self.active: Predictor | None = None
-        self.spare: Predictor | None = None  # catching up
-        self.previous: Predictor | None = None  # the one before, to change back to
-        self._spare_seen = 0  # of `window.count`
-        self._hushed = False  # whether a sensor has failed, from which nothing is to be learned
-        self._bridged = -window  # `window.count` after the last gap that was bridged
-        self.watch = Watch(spec)
-        self.errors = Errors(spec)
-        self.alarms: deque[Alarm] = deque(
+        self.models = HandOver(self.window, adapt)
+        self.frames = Frames(spec, self.window)
+        self.detection = Detection(spec, self.frames.memory)
+        self.horizon_errors = HorizonErrors(spec)
+        self.pending_alarms: deque[Alarm] = deque(
             maxlen=2 * len(spec.outputs)
         )  # newest last; the caller takes them out
-        self._last: Sample | None = None
-        self._expected: Sequence[float] | None = None  # the published ŷ of the next sample
-        self._told = NOTHING  # what the watch may learn from the residual of the next sample
+        self._learn = NOTHING  # what the detection may learn from the residual of the next sample
         self._unsettled = 0  # samples to come whose residuals say more of a gap than of the plant
-        self._sure = False  # whether there are intervals
-        self._inputs, self._outputs = _values_of(spec.inputs), _values_of(spec.outputs)
-        self._pack = struct.Struct(f"={len(spec.features)}f").pack_into
-        self._hold(np.zeros((1, len(spec.features)), np.float32))
+        self._has_intervals = False
+        self._y: NDArray[np.float32] | None = None  # where the active predictor answered last, (1, P)
+        self._y_at = 0  # its address
+
+    @property
+    def active(self) -> Predictor | None:
+        """The predictor that answers; None for persistence."""
+        return self.models.active
 
     @property
     def model(self) -> int:
         """The number of the checkpoint that answers; 0 for persistence."""
-        return self.active.number if self.active else 0
+        return self.models.active.number if self.models.active else 0
 
     @property
     def status(self) -> str:
         """`waiting` for the first sample, `unestimated` without a model, `following` with one."""
-        if self._last is None:
+        if not self.counters.answered:
             return "waiting"
-        return "following" if self.active else "unestimated"
+        return "following" if self.models.active else "unestimated"
+
+    @property
+    def t(self) -> float:
+        """The time of the last sample answered, s; 0 before the first."""
+        return self.frames.last()[3]
+
+    # -- from bytes to bytes -------------------------------------------------------------------------
+
+    def take(self, frame: bytes) -> bool:
+        """Take in the frame of a sample, if it is the plain case: the next one of the stream, as `messages.pack`
+        writes it, to a model that follows and knows its intervals. `answer` has then what is to be sent.
+
+        False for all else, and then nothing has changed: decode it, and give it to `step`.
+        """
+        frames, length = self.frames, len(frame)
+        if self._learn != ALL or length > len(frames.frame):
+            return False
+        frames.frame[:length] = frame
+        if not frames.take(frames.call, length):
+            return False
+        y = self.models.active.step(frames.features)  # type: ignore[union-attr]  # ALL: there is one
+        if y is not self._y:
+            self._y = np.ascontiguousarray(y, np.float32)
+            self._y_at = self._y.ctypes.data
+        return True
+
+    def answer(self, epoch: int, received_ns: int, sent_ns: int) -> memoryview | bytes:
+        """The frame of the prediction that answers the sample just taken in, with its publisher's stamps.
+
+        It is overwritten by the next one.
+        """
+        frames = self.frames
+        length = frames.answer(frames.call, self._y_at, epoch, received_ns, sent_ns)
+        if length <= 0:
+            if length == 0:
+                return self._answer_invalid(epoch, received_ns, sent_ns)
+            length = -length
+            self._take_alarms(frames.last()[3])
+        self.counters.answered += 1
+        return frames.written[:length]
+
+    def _answer_invalid(self, epoch: int, received_ns: int, sent_ns: int) -> bytes:
+        _, seq, sample_sent_ns, t, _ = self.frames.last()
+        measured = self.detection.measured
+        self._give_up()
+        prediction = self._conclude(
+            ALL, measured, measured, "invalid", (seq, t, sample_sent_ns), (epoch, received_ns, sent_ns)
+        )
+        return pack(prediction)
+
+    # -- any sample ----------------------------------------------------------------------------------
 
     def step(self, sample: Sample, received_ns: int = 0) -> Prediction | None:
         """Answer a sample. O(1): the hidden state advances by one.
@@ -128,144 +168,135 @@ class Twin:
         None for a sample that is refused (counted in `rejected`): nothing changes, and the next good one
         finds a gap, which is bridged.
         """
-        row = self._accepts(sample)
-        if row is None:
+        row = self.spec.row(sample)
+        epoch, seq, _, _, held = self.frames.last()
+        answered_before = self.counters.answered > 0
+        if row is None or (answered_before and sample.seq == seq and sample.epoch == epoch):
             self.counters.rejected += 1
             return None
-        measured = row[len(self.spec.inputs) :]
-        told = self._told if self._continues(sample) else NOTHING
+        learn = self._learn
+        if not (answered_before and sample.seq == seq + 1 and sample.epoch == epoch):
+            learn = NOTHING
+            if answered_before:
+                self._interrupt(sample, epoch, seq, held)
+        inputs = len(held)
+        measured = row[inputs:]
+        self.frames.hold(sample, row)
         answered, status = self._advance(measured)
-        said = iter(self.watch.step(told, measured, answered))
-        self._last, self._expected = sample, answered
-        self._told = self._learnable(status)
+        return self._conclude(
+            learn, measured, answered, status, (sample.seq, sample.t, sample.sent_ns), (0, received_ns, 0)
+        )
+
+    def _conclude(
+        self,
+        learn: float,
+        measured: Sequence[float],
+        answered: Sequence[float],
+        status: str,
+        of_sample: tuple[int, float, int],
+        stamps: tuple[int, int, int],
+    ) -> Prediction:
+        """Intervals and alarms, and the prediction that answers a sample of this seq, t and sent_ns."""
+        seq, t, sample_sent_ns = of_sample
+        epoch, received_ns, sent_ns = stamps
+        results = iter(self.detection.step(learn, measured, answered))
+        self._learn = self._learnable(status)
         self.counters.answered += 1
-        if next(said):
-            self._sound(sample.t)
-        # each takes from what is said as many as there are names, which come first for that
+        if next(results):
+            self._take_alarms(t)
+        # each takes from the results as many as there are names, which come first for that
         names = self.spec.outputs
         low: dict[str, float] | UnsetType = UNSET
         high: dict[str, float] | UnsetType = UNSET
-        residual: dict[str, float] = dict(zip(names, said))  # noqa: B905
-        if self._sure and status != "invalid":
-            low = dict(zip(names, said))  # noqa: B905
-            high = dict(zip(names, said))  # noqa: B905
+        residual: dict[str, float] = dict(zip(names, results))  # noqa: B905
+        if self._has_intervals and status != "invalid":
+            low = dict(zip(names, results))  # noqa: B905
+            high = dict(zip(names, results))  # noqa: B905
+        active = self.models.active
         return Prediction(
-            seq=sample.seq,
-            t=sample.t + self.spec.dt,
+            epoch=epoch,
+            seq=seq,
+            t=t + self.spec.dt,
+            sent_ns=sent_ns,
             y=dict(zip(names, answered)),  # noqa: B905
-            residual=residual if told else {},
-            model=self.active.number if self.active else 0,
+            residual=residual if learn else {},
+            model=active.number if active else 0,
             status=status,
-            sample_sent_ns=sample.sent_ns,
+            sample_sent_ns=sample_sent_ns,
             received_ns=received_ns,
             low=low,
             high=high,
         )
 
-    def _accepts(self, sample: Sample) -> tuple[float, ...] | None:
-        """The values of a sample that is new, has the Spec's signals, and numbers that float32, the models'
-        own, can hold; else None. They then stand in `_features`."""
-        last = self._last
-        if last is not None and sample.seq == last.seq and sample.epoch == last.epoch:
-            return None
-        try:
-            values = self._inputs(sample.u) + self._outputs(sample.y)
-            self._pack(self._bytes, 0, *values)
-        except (KeyError, OverflowError):
-            return None
-        return values if math.isfinite(sum(values)) else None
-
     def _learnable(self, status: str) -> float:
-        """What the watch may learn from the residual that an answer of this status will have."""
-        if status == "following" and not self._unsettled and self._sure:
+        """What the detection may learn from the residual that an answer of this status will have."""
+        if status == "following" and not self._unsettled and self._has_intervals:
             return ALL
         if self._unsettled:
             self._unsettled -= 1
-        self._sure = self.watch.sure
+        self._has_intervals = self.detection.has_intervals
         return RESIDUAL if status == "invalid" else WIDTH
 
-    def _sound(self, t: float) -> None:
-        """Take over alarms from the watch."""
-        for alarm in self.watch.alarms(t):
-            self.alarms.append(alarm)
+    def _take_alarms(self, t: float) -> None:
+        """Hand on the alarms that began or ended; learn nothing while a sensor is stuck."""
+        for alarm in self.detection.begun_or_over(t):
+            self.pending_alarms.append(alarm)
             self.counters.alarms += not alarm.over
             if alarm.kind == "stuck":
-                self._hushed = True
-            elif alarm.over and not self.watch.ringing:
-                self._hushed = False
-            self._adapt(self.adapt and not self._hushed)
+                self.models.muted = True
+            elif alarm.over and not self.detection.alarmed:
+                self.models.muted = False
+            self.models.learn()
 
-    def _continues(self, sample: Sample) -> bool:
-        """Whether a sample is the one expected. A gap is bridged, a restart or a long gap begins anew."""
-        last = self._last
-        if last is None:
-            return False
-        if sample.epoch != last.epoch or sample.seq < last.seq:
+    def _interrupt(self, sample: Sample, epoch: int, seq: int, u: list[float]) -> None:
+        """Meet a sample that is not the one after `seq`: a gap is bridged with the inputs u of that one held; a
+        restart or a long gap begins anew."""
+        if sample.epoch != epoch or sample.seq < seq:
             self.counters.restarts += 1
             self._begin_anew()
-            return False
-        missing = sample.seq - last.seq - 1
-        if missing == 0:
-            return True
+            return
+        missing = sample.seq - seq - 1
         self.counters.gaps += 1
         self.counters.lost += missing
-        self._unsettled = self.window.length
-        self.errors.abandon()
         if missing > self.window.length:  # nothing that was known is of use any more
             self._begin_anew()
-        else:
-            arrived = self._features.copy()
-            self._adapt(False)  # what it answered itself teaches nothing
-            for _ in range(missing):  # free run: the last input held, the twin's own outputs fed back
-                assert self._expected is not None
-                self._pack(self._bytes, 0, *self._inputs(last.u), *self._expected)
-                self._expected, _ = self._advance(self._expected)
-            self.counters.bridged += missing
-            self._features[:] = arrived
-            self._adapt(self.adapt and not self._hushed)
-            self._bridged = self.window.count
-            if self.spare is not None:
-                self._start_catching_up(self.spare)
-        return False
-
-    def _adapt(self, adapting: bool) -> None:
-        if self.active is not None:
-            self.active.adapting = adapting
+            return
+        self._unsettled = self.window.length
+        self.horizon_errors.abandon()
+        self.models.learn(measured=False)  # what it answered itself teaches nothing
+        expected: Sequence[float] = self.detection.expected.tolist()
+        for _ in range(missing):  # free run: the last input held, the twin's own outputs fed back
+            self.frames.put([*u, *expected])
+            expected, _ = self._advance(expected)
+        self.counters.bridged += missing
+        self.models.learn()
+        self.models.bridged()
 
     def _begin_anew(self) -> None:
         self.window.reset()
-        self._expected, self._told = None, NOTHING
         self._unsettled = self.window.length
-        self.errors.abandon()
-        self._spare_seen = 0
-        for predictor in (self.active, self.spare):
-            if predictor is not None:
-                predictor.reset(learned=False)  # a pause says nothing about the plant
-
-    def _hold(self, features: NDArray[np.float32]) -> None:
-        """Where a sample's values are put, (1, F): memory of the active predictor if there is one."""
-        self._features = features
-        self._bytes = features.reshape(-1).data.cast("B")
+        self.horizon_errors.abandon()
+        self.models.begin_anew()
 
     def _advance(self, y: Sequence[float]) -> tuple[Sequence[float], str]:
         """Take in the features at hand, whose outputs are y (P); the next outputs (P), and the status."""
-        self.window.push_row(self._bytes)
-        if self.active is None:
+        self.window.push_row(self.frames.features_bytes)
+        if self.models.active is None:
             return y, "unestimated"
-        values: list[float] = self.active.step(self._features)[0].tolist()
+        values: list[float] = self.models.active.step(self.frames.features)[0].tolist()
         if not math.isfinite(sum(values)):
-            self.counters.invalid += 1
-            self._change_back()
+            self._give_up()
             return y, "invalid"
         return values, "following"
 
-    def _change_back(self) -> None:
-        """Leave a model that answered nonsense for the one before it, by the walk of every swap."""
-        self.errors.follow(None)
-        self.active, self.previous = None, None if self.active is self.previous else self.previous
-        self._hold(self._features.copy())  # the predictor's own no more
-        if self.spare is None and self.previous is not None:
-            self._start_catching_up(self.previous)
+    def _give_up(self) -> None:
+        """Leave a model that answered nonsense."""
+        self.counters.invalid += 1
+        self.horizon_errors.follow(None)
+        self.models.change_back()
+        self.frames.lead_to(self.frames.features.copy(), 0)  # the predictor's own no more
+
+    # -- models --------------------------------------------------------------------------------------
 
     def refresh(self, checkpoint: Checkpoint, predictor: Predictor | None = None) -> None:
         """Begin to take up a model; `catch_up` completes it.
@@ -276,46 +307,33 @@ class Twin:
             CheckpointError: it was made for other signals or another period.
         """
         check_plant(checkpoint, self.spec)
-        self._start_catching_up(predictor or open_predictor(checkpoint, self.backend, 1))
-
-    def _start_catching_up(self, predictor: Predictor) -> None:
-        predictor.reset()
-        # from a window with answers of its own it would learn what nobody has measured
-        predictor.adapting = self.adapt and self.window.count - self._bridged >= self.window.length
-        self.spare = predictor
-        self._spare_seen = self.window.count - self.window.view().shape[1]
+        self.models.begin(predictor or open_predictor(checkpoint, self.backend, 1))
 
     def catch_up(self) -> bool:
         """Let the spare predictor take in a portion of the window; True when it then changed places. Where
         there is none, go on with the free run that tells how far off forecasts are.
 
-        Bounded work for between two samples. The window is exactly what is needed to warm the new hidden
-        state; the swap is counted in samples, so that a replay swaps at the same `seq`.
+        Bounded work for between two samples; the swap is counted in samples, so that a replay swaps at the same
+        `seq`.
         """
-        if self.spare is None:
-            if self.active is not None and self._expected is not None:
-                self.errors.look(self.window, self.active, self._expected)
+        active = self.models.active
+        if self.models.spare is None:
+            if active is not None and self.counters.answered:
+                self.horizon_errors.look(self.window, active, self.detection.expected)
             return False
-        if self.window.count - self._spare_seen > self.window.length:
-            self._start_catching_up(self.spare)  # what it has seen no longer continues in the window
-        behind = self.window.count - self._spare_seen
-        portion = self.window.tail(behind)[:, :PORTION]
-        if portion.shape[1]:
-            self.spare.warm(portion)
-            self._spare_seen += portion.shape[1]
-        if self._spare_seen < self.window.count:
+        if not self.models.catch_up():
             return False
-        if self.active is None:
-            self.watch.renew()
-        else:
-            self.previous = self.active
-        self.active, self.spare = self.spare, None
-        self._adapt(self.adapt and not self._hushed)
-        if self.backend == "compiled":  # others take too long for between two samples
-            self.errors.follow(self.active)
-        self._hold(self.active.sample)  # where it wants it: nothing to copy in a step
+        if active is None:
+            self.detection.relearn()
+        active = self.models.active
+        assert active is not None
+        if active.quick:
+            self.horizon_errors.follow(active)
+        self.frames.lead_to(active.sample, active.number)  # where it wants it: nothing to copy in a step
         self.counters.swaps += 1
         return True
+
+    # -- forecasts -----------------------------------------------------------------------------------
 
     def forecast(self, inputs: ArrayLike, horizon: int | None = None) -> Forecast:
         """Free run from now: what the outputs would be under inputs to come.
@@ -336,20 +354,21 @@ class Twin:
         Raises:
             SpecError: no sample has been answered yet.
         """
-        if self._expected is None or self._last is None:
+        if not self.counters.answered:
             raise SpecError("nothing to forecast from: no sample has been answered yet")
-        fork = None
-        if self.active is not None:
+        active, fork = self.models.active, None
+        if active is not None:
             fork = before.predictor if before is not None else None
-            if fork is None or fork.number != self.active.number:
-                fork = self.active.fork(1)
+            if fork is None or fork.number != active.number:
+                fork = active.fork(1)
             else:
-                fork.take_over(self.active)
+                fork.take_over(active)
+        _, _, _, t, u = self.frames.last()
         return Present(
             spec=self.spec,
-            t=self._last.t,
-            u=np.array(self._inputs(self._last.u)),
-            y=np.array(self._expected),
+            t=t,
+            u=np.array(u),
+            y=self.detection.expected.copy(),
             predictor=fork,
-            width=self.errors.snapshot(),
+            width=self.horizon_errors.snapshot(),
         )

@@ -6,13 +6,11 @@ Only what was really set counts, on the command line or in a file: a default is 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from twin.config import Config
 from twin.errors import ConfigError
 from twin.families import AUTO, FAMILIES, NETWORK, Cell, Family, family_of
-
-if TYPE_CHECKING:
-    from twin.config import Config
 
 RECORDED: Final = ("file", "inputs", "outputs", "dt")
 SIMULATED: Final = ("motor", "parameters", "voltage", "load", "noise", "rate", "scenario", "seed")

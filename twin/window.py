@@ -34,13 +34,22 @@ class Window:
                 f"a window of {rows} rows, {length} samples, {features} features: at least 1 each"
             )
         self.length = length
-        self.count = 0
-        """Samples pushed since the last reset, without bound."""
+        self._counter = np.zeros(1, np.int64)  # in memory, for compiled code to count on
+        self._count = self._counter.data
         self._ring: npt.NDArray[Any] = np.zeros((rows, 2 * length, features), dtype)
         self._shape = (rows, features)
         self._bytes = self._ring.reshape(-1).data.cast("B")
         self._stride = features * self._ring.itemsize  # bytes of one sample of a row
-        self._end = length  # one past the newest sample, in the second copy
+
+    @property
+    def count(self) -> int:
+        """Samples pushed since the last reset, without bound."""
+        return self._count[0]
+
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Of the ring (N, 2 L, F) and of the count, for compiled code that pushes as `push_row` does."""
+        return self._ring.ctypes.data, self._counter.ctypes.data
 
     @property
     def full(self) -> bool:
@@ -57,19 +66,17 @@ class Window:
             raise SpecError(f"a sample of shape {z.shape}: this window takes {self._shape}, (N, F)")
         place = self.count % self.length
         self._ring[:, place] = self._ring[:, place + self.length] = z
-        self._end = self.length + place + 1
-        self.count += 1
+        self._count[0] += 1
 
     def push_row(self, z: memoryview) -> None:
         """As `push`, of a window of one row: its F values of the window's own type, as bytes; in a third of
         the time, since a slice of an array costs more than what is copied. The caller answers for their
         number."""
-        place = self.count % self.length
-        self._end = self.length + place + 1
+        place = self._count[0] % self.length
         stride, ring = self._stride, self._bytes
         first, second = place * stride, (place + self.length) * stride
         ring[first : first + stride] = ring[second : second + stride] = z
-        self.count += 1
+        self._count[0] += 1
 
     def view(self) -> npt.NDArray[Any]:
         """The samples held, (N, L', F) with L' = min(count, L): oldest first, each row contiguous."""
@@ -77,10 +84,11 @@ class Window:
 
     def tail(self, n: int) -> npt.NDArray[Any]:
         """The newest n samples, or as many as there are: a view (N, n, F), oldest first."""
-        n = max(0, min(n, self.count, self.length))
-        return self._ring[:, self._end - n : self._end]
+        count, length = self._count[0], self.length
+        n = max(0, min(n, count, length))
+        end = length + (count - 1) % length + 1  # one past the newest sample, in the second copy
+        return self._ring[:, end - n : end]
 
     def reset(self) -> None:
         """Forget all samples."""
-        self.count = 0
-        self._end = self.length
+        self._count[0] = 0

@@ -181,12 +181,12 @@ def alarms_in(checkpoint: Checkpoint, z: Array) -> list[tuple[float, str, str]]:
     twin, changes, found = following(checkpoint), Changes(), []
     for sample in samples(z):
         twin.step(sample)
-        if sample.seq % LOOK == 0 and twin.active is not None and not twin.watch.ringing:
+        if sample.seq % LOOK == 0 and twin.active is not None and not twin.detection.alarmed:
             found += [
                 (sample.t, "motor", text.split()[0]) for text, _ in changes.look(twin.active.parameters)
             ]
-        while twin.alarms:
-            alarm = twin.alarms.popleft()
+        while twin.pending_alarms:
+            alarm = twin.pending_alarms.popleft()
             if not alarm.over:
                 found.append((alarm.t, alarm.output, alarm.kind))
     return found

@@ -31,7 +31,7 @@ from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig, TwinConfig
 from twin.errors import TwinError
 from twin.messages import Sample, Spec
-from twin.service.twin import LOOK
+from twin.service.twin import LOOK_SEC
 from twin.trainer import Trainer
 from twin.twin import Twin
 
@@ -127,7 +127,7 @@ class Live:
             self._expected = prediction.y
 
     def _look_after_models(self) -> None:
-        if self.twin.spare is None and self._arriving and self._arriving[0][0] <= self.k:
+        if self.twin.models.spare is None and self._arriving and self._arriving[0][0] <= self.k:
             self._next = self._arriving.popleft()[1]
             self.twin.refresh(self._next)
         if self.twin.catch_up():
@@ -155,7 +155,7 @@ class Live:
             verdict = trainer.accept()
             if verdict.passed:
                 self.checkpoints.append(trainer.checkpoint(verdict))
-                self._arriving.append((self._busy + LOOK / self.spec.dt, self.checkpoints[-1]))
+                self._arriving.append((self._busy + LOOK_SEC / self.spec.dt, self.checkpoints[-1]))
             figures = {"at": self.k * self.spec.dt, "s": time.thread_time() - start}
             self.refits.append(figures | {"accepted": verdict.passed, "figures": verdict.figures})
             yield False

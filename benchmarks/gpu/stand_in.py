@@ -32,6 +32,8 @@ MAKERS: Final = ("zeros", "ones", "empty", "full", "randn", "arange", "tensor")
 MIXES: Final = ("aten::copy_", "aten::_to_copy", "aten::index.", "aten::index_put")
 """Operations that take tensors of host and device."""
 
+WAITS: Final = ("aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::equal")
+"""Operations that answer with a number of Python's."""
 SHORT: Final = 60  # samples of a rehearsed test at most
 
 _capturing = threading.local()
@@ -69,16 +71,29 @@ class OnDevice(Tensor):
         """As the device's tensors say it."""
         return True
 
+    def data_ptr(self) -> int:
+        """Where its numbers are."""
+        return self.host.data_ptr()
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """Write a part: a plain number would be made a tensor without memory on its way."""
+        part = self[index]
+        if isinstance(value, Tensor):
+            part.copy_(value)
+        else:
+            part.fill_(value)
+
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type:
-    ignore[override]
-        """Any operation with numbers of the device in it: on the CPU's, and noted where a graph is
-        captured."""
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Any operation with numbers of the device in it: done on the CPU, noted if a graph is captured."""
         kwargs = dict(kwargs or {})
         to_host = "device" in kwargs and torch.device(kwargs.pop("device") or DEVICE).type == "cpu"
         _refuse(func, args, kwargs, to_host)
         there = tree_map_only(OnDevice, lambda shell: shell.host, (args, kwargs))
-        with torch.inference_mode(False):  # whatever is made here serves in either mode
+        # whatever is made here serves in either mode; what is changed may have been made in either
+        with torch.inference_mode(func._schema.is_mutable):
             out = func(*there[0], **there[1])
             _note(func, there[0], there[1], out)
             if torch.Tag.inplace_view in func.tags:  # the shell takes the other shape, too
@@ -109,7 +124,7 @@ def _refuse(func: Any, args: Any, kwargs: Any, to_host: bool) -> None:
     mixed = any(not isinstance(each, OnDevice) and each.dim() for each in _tensors((args, kwargs)))
     if mixed and not name.startswith(MIXES):
         raise RuntimeError(f"{name}: expected all tensors to be on the same device, but some are on the host")
-    if (to_host or name.startswith("aten::_local_scalar_dense")) and _captured() is not None:
+    if (to_host or name.startswith(WAITS)) and _captured() is not None:
         raise RuntimeError(f"{name}: operation not permitted when stream is capturing")
 
 
@@ -125,7 +140,7 @@ def _note(func: Any, args: Any, kwargs: Any, out: Any) -> None:
         return  # a view's memory is filled by the replay of what it is a view of
 
     def again() -> None:
-        with torch.inference_mode(False):
+        with torch.inference_mode():
             found = func(*args, **kwargs)
             if not func._schema.is_mutable:
                 for old, new in zip(_tensors(out), _tensors(found), strict=True):

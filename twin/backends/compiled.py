@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 
 import numba
 import numpy as np
@@ -37,6 +37,8 @@ class Compiled:
     It adapts where it serves one twin (`twin.kernels.rls`); a fleet's rows share their weights, and the
     window network keeps no hidden state to read: they accept the wish without effect.
     """
+
+    quick: ClassVar[bool] = True
 
     def __init__(self, checkpoint: Checkpoint, rows: int, *, fork: bool = False) -> None:
         if rows < 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from twin.predictor import check_shape
 
 class CompiledHybrid:
     """The `Predictor` of both, on Numba."""
+
+    quick: ClassVar[bool] = True
 
     def __init__(self, checkpoint: Checkpoint, rows: int, *, fork: bool = False) -> None:
         check(checkpoint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ _PORTION: Final = 1_024  # samples of one call of `warm`: then other threads com
 
 class CompiledMotor:
     """The `Predictor` of a motor's equations, on Numba."""
+
+    quick: ClassVar[bool] = True
 
     def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
         if rows < 1:

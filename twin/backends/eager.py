@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,8 @@ class Eager:
     On a CUDA device, sample and answer pass through pinned memory, which the device reads and writes by
     itself; each step waits for its answer.
     """
+
+    quick: ClassVar[bool] = False
 
     def __init__(self, checkpoint: Checkpoint, rows: int, device: str = "cpu") -> None:
         if rows < 1:

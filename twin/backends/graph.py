@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -110,6 +110,8 @@ class Graph:
     the model: up to 256 hidden units, 16 features, 64 samples' features in the direct term. All others run
     torch's operations inside the graph.
     """
+
+    quick: ClassVar[bool] = False
 
     def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
         if rows < 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ Array = npt.NDArray[Any]
 
 class Plain:
     """The `Predictor` of a `NumpyModel`. It does not adapt: `adapting` has no effect."""
+
+    quick: ClassVar[bool] = False
 
     def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
         if rows < 1:

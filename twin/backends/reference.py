@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ Array = npt.NDArray[Any]
 
 class ReferenceMotor:
     """The `Predictor` of a motor's equations by `twin.kernels.physics_reference`."""
+
+    quick: ClassVar[bool] = False
 
     def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
         if rows < 1:
@@ -83,6 +85,8 @@ class ReferenceMotor:
 
 class ReferenceHybrid:
     """The `Predictor` of a motor and the network that corrects it: one after the other."""
+
+    quick: ClassVar[bool] = False
 
     def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
         from twin.backends.eager import Eager  # torch

@@ -148,7 +148,7 @@ def measure(k: Filter, n: int, dt: float, current: float, speed: float) -> tuple
             begin(k, current, speed)
             x[LOAD] = p[2] * current - math.copysign(p[5], speed)
             return first, second
-    if (out or off) and not jump and gates[REJECTED] == 0.0 and gates[REJECTED + 1] == 0.0:
+    if (out or off) and not (jump or gates[REJECTED] != 0.0 or gates[REJECTED + 1] != 0.0):
         gates[REJECTED], gates[REJECTED + 1] = 1.0 if out else 0.0, 1.0 if off else 0.0
         return first, second
     if explained:

@@ -13,12 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from twin import service
-from twin.bus import Subscriber, ask
+from twin.bus import Subscriber
 from twin.checkpoint import newest
 from twin.config import Config
 from twin.dashboard import sparkline
 from twin.errors import BusError, CheckpointError, MessageError, SpecError
 from twin.messages import MAX_STEPS, Message, Reply, Request, Sample, Scenario, Spec
+from twin.requests import ask
 from twin.twin import Twin
 
 SILENCE: Final = 5.0  # s without a sample after which there is nothing to forecast

@@ -15,16 +15,18 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from twin.bus import Answerer
 from twin.errors import MessageError, SpecError, TwinError
 from twin.forecast import Present
 from twin.messages import Reply, Request, Scenario, Spec, pack, packed, request_in
 from twin.realtime import stay_ordinary
+from twin.requests import Answerer
 from twin.twin import Twin
 
-LISTEN: Final = 0.1  # s between two looks whether it is over
-PATIENCE: Final = 1.0  # s for the loop to hand over the present
-SHARE: Final = 0.5  # of the time at most that it works: a flood of requests leaves the rest to the loop
+LISTEN_SEC: Final = 0.1  # s between two looks whether it is over
+PRESENT_TIMEOUT_SEC: Final = 1.0  # s for the loop to hand over the present
+MAX_WORK_SHARE: Final = (
+    0.5  # of the time at most that it works: a flood of requests leaves the rest to the loop
+)
 
 
 class Forecaster(threading.Thread):
@@ -54,7 +56,7 @@ class Forecaster(threading.Thread):
         """Reply until told to stop."""
         stay_ordinary()
         while not self._over.is_set():
-            asked = self._answerer.recv(LISTEN)
+            asked = self._answerer.recv(LISTEN_SEC)
             if asked is None:
                 continue
             begun = time.monotonic()
@@ -71,7 +73,7 @@ class Forecaster(threading.Thread):
                 reply = Reply(error=f"no forecast: {error!r}"[:1000])
                 self.refused += 1
             self._answerer.send(way, pack(reply))
-            self._over.wait((time.monotonic() - begun) * (1 / SHARE - 1))
+            self._over.wait((time.monotonic() - begun) * (1 / MAX_WORK_SHARE - 1))
 
     def _reply(self, request: Request) -> Reply:
         spec, count = self.spec, len(request.scenarios)
@@ -113,7 +115,7 @@ class Forecaster(threading.Thread):
             self._presents.get()
         self._wanted = True
         try:
-            found = self._presents.get(timeout=PATIENCE)
+            found = self._presents.get(timeout=PRESENT_TIMEOUT_SEC)
         except queue.Empty:
             self._present = None  # the loop may still be about to renew it
             raise MessageError("the twin is busy; ask again") from None

@@ -28,7 +28,7 @@ from twin.families import Cell, Sizes, family_of
 from twin.kernels import disk
 from twin.messages import Spec
 from twin.models.opening import chosen
-from twin.service.rehearsal import detect
+from twin.service.rehearsal import answer
 from twin.supervisor import environment
 from twin.unused import refuse_unused
 
@@ -102,7 +102,7 @@ def trains(family: str) -> bool:
 
 def twins(config: Config, spec: Spec, family: str, sizes: Sizes) -> list[Work]:
     """What answering the samples of a plant needs."""
-    found = [Work("detection of changes", "twin.service.rehearsal:detect", (len(spec.outputs),))]
+    found = [Work("reading and answering samples", "twin.service.rehearsal:answer", signals_of(spec))]
     if config.twin.backend == "compiled" and family_of(family).cell is not Cell.OWN:
         found.insert(0, step(family, sizes))
     return found
@@ -117,15 +117,19 @@ def step(family: str, sizes: Sizes) -> Work:
 def refits(config: Config, spec: Spec, family: str) -> Work:
     """What a trainer needs: refits, and the judging of what comes of them."""
     asked = {name: getattr(config.trainer, name) for name in SIZES}
-    signals = len(spec.inputs), len(spec.outputs)
-    arguments = (config.trainer.model, family_of(family).motor, *signals, config.twin.adapts, asked)
+    arguments = (config.trainer.model, family_of(family).motor, *signals_of(spec), config.twin.adapts, asked)
     return Work(f"refits of {family}", "twin.service.rehearsal:refit", arguments)
 
 
 def training(family: str, spec: Spec) -> Work:
     """What learning from recordings needs; these kernels serve models of any size."""
-    arguments = family, family_of(family).motor, len(spec.inputs), len(spec.outputs)
+    arguments = family, family_of(family).motor, *signals_of(spec)
     return Work(f"training of {family}", "twin.service.rehearsal:train", arguments)
+
+
+def signals_of(spec: Spec) -> tuple[int, int]:
+    """How many inputs and outputs."""
+    return len(spec.inputs), len(spec.outputs)
 
 
 def model_of(config: Config, spec: Spec, directory: Path | None) -> tuple[str, Sizes]:
@@ -140,15 +144,7 @@ def model_of(config: Config, spec: Spec, directory: Path | None) -> tuple[str, S
     if checkpoint is not None:
         return checkpoint.family, checkpoint.sizes
     asked = config.trainer
-    return chosen(
-        spec,
-        asked.model,
-        None,
-        hidden_size=asked.hidden_size,
-        layers=asked.layers,
-        taps=asked.taps,
-        window=asked.sequence_length,
-    )
+    return chosen(spec, asked.model, None, **asked.sizes)
 
 
 # -- doing it ----------------------------------------------------------------------------------------
@@ -199,7 +195,7 @@ def get_ready(config: Config, spec: Spec) -> None:
     """Load what answers a plant's samples before the first of them comes; what must be compiled is said."""
     family, sizes = model_of(config, spec, service.run_dir(config))
     prepare(twins(config, spec, family, sizes), Console(stderr=True))
-    detect(len(spec.outputs))
+    answer(*signals_of(spec))
     from twin.backends.opening import prepare as load
 
     load(config.twin.backend, family, sizes)

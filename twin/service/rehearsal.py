@@ -21,11 +21,11 @@ PART: Final = 300
 """Samples of its period: the fewest in which a motor's parameters are found at all."""
 
 
-def detect(outputs: int) -> None:
-    """Make the detection of so many outputs."""
+def answer(inputs: int, outputs: int) -> None:
+    """Make what answers the samples of so many signals, whatever the model."""
     from twin.twin import Twin
 
-    Twin(Spec(inputs=("u",), outputs=tuple(f"y{i}" for i in range(outputs)), dt=1e-3))
+    Twin(some_spec(False, inputs, outputs))
 
 
 def train(family: str, motor: bool, inputs: int, outputs: int) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from twin import service
 from twin.bus import Publisher, Subscriber
@@ -13,12 +16,18 @@ from twin.checkpoint import newest, numbers, prune, save
 from twin.config import Config
 from twin.errors import SpecError, TwinError
 from twin.messages import Message, Sample, Spec
-from twin.realtime import give_way
+from twin.realtime import background, be_modest
 from twin.service.rehearsal import rehearse
 from twin.trainer import Trainer
 from twin.unused import refuse_unused
 from twin.validation import Verdict
 
+T = TypeVar("T")
+
+STARVED_SEC: Final = 3.0
+STARVED_SHARE: Final = 0.1
+"""A refit that after so long has had less than this share of a core goes on with more right to one: where two
+cores were busy otherwise, it would have taken minutes."""
 JUDGED: Final = ("accepted", "kept")
 """Decisions about a candidate, which tell how long its refit took."""
 
@@ -56,12 +65,12 @@ def follow(
     stop: service.Stop,
 ) -> None:
     """Take in samples and refit on them, until a signal comes."""
-    heard = time.monotonic()
-    gives_way = config.bus.unpaced  # a stream that waits for the trainer would only wait longer
+    heard, spare = time.monotonic(), None
     while not stop:
-        if trainer.incumbent is not None and not gives_way:
-            give_way()  # not before: a machine that is busy would never let it have a first model
-            gives_way = True
+        # not before: nobody shall wait for a first model, nor a stream that waits for the trainer
+        if trainer.incumbent is not None and spare is None and not config.bus.unpaced:
+            be_modest()
+            spare = background()
         message = stream.recv(0.1)
         now = time.monotonic()
         if message is not None:
@@ -71,9 +80,8 @@ def follow(
             heard = now
             stream.reconnect()
         if trainer.due:
-            one_torch_thread()
             try:
-                turn(config, trainer, stream, publisher, directory, stop)
+                turn(config, trainer, stream, publisher, directory, stop, spare)
             except (TwinError, ArithmeticError, ValueError, RuntimeError, OSError) as error:
                 text = f"refit failed, the next turn comes as usual: {error}"
                 publisher.event("failed", text[:1000])
@@ -98,10 +106,11 @@ def turn(
     publisher: Publisher,
     directory: Path,
     stop: service.Stop,
+    spare: Executor | None,
 ) -> None:
     """A refit with its verdicts, each an event with its figures; what is accepted becomes a checkpoint."""
     begun = time.monotonic()
-    for now in trainer.turn():
+    for now in steps(trainer.turn(), spare):
         if isinstance(now, float):
             # a stream that no clock drives waits for us; another goes on, and is kept up with
             while not config.bus.unpaced and (message := stream.recv(0)) is not None:
@@ -115,6 +124,29 @@ def turn(
         if now.name == "accepted":
             keep(trainer, now.verdict, directory)
         publisher.event(now.name, now.verdict.text, trainer.t, **figures)
+
+
+def steps(work: Iterator[T], spare: Executor | None) -> Iterator[T]:
+    """The steps of some work, in a thread that gives way if there is one, as long as that gets its share."""
+    begun, had = time.monotonic(), 0.0
+    while True:
+        elapsed = time.monotonic() - begun
+        starved = elapsed > STARVED_SEC and had < STARVED_SHARE * elapsed
+        if spare is None or starved:
+            found, _ = timed(work)
+        else:
+            found, took = spare.submit(timed, work).result()
+            had += took
+        if not found:
+            return
+        yield found[0]
+
+
+def timed(work: Iterator[T]) -> tuple[list[T], float]:
+    """The next step's outcome, none at the end, and the time for which this thread had a core, s."""
+    one_torch_thread()
+    begun = time.thread_time()
+    return list(islice(work, 1)), time.thread_time() - begun
 
 
 def keep(trainer: Trainer, verdict: Verdict, directory: Path) -> None:

@@ -13,23 +13,24 @@ from typing import Final
 
 from twin import service
 from twin.backends.opening import load_backend, open_predictor
-from twin.bus import Answerer, Publisher, Subscriber
+from twin.bus import Publisher, Subscriber
 from twin.changes import Changes, as_message
 from twin.checkpoint import Checkpoint, load, newest, numbers, path_of
 from twin.config import Config, TwinConfig
 from twin.errors import CheckpointError
-from twin.messages import Message, Prediction, Sample, Spec
+from twin.messages import Message, Prediction, Sample, Spec, topic
 from twin.predictor import Predictor
 from twin.realtime import become_realtime, collect, keep_forever, stay_ordinary
+from twin.requests import Answerer
 from twin.service.forecaster import Forecaster
 from twin.service.prepare import Worker, get_ready, step
 from twin.twin import Twin
 
 STALE_PERIODS: Final = 10
-STALE_FLOOR: Final = 0.25  # s; at 1 kHz ten periods are shorter than a busy machine's hiccups
-LOOK: Final = 0.05  # s between two looks into the run directory
-AHEAD: Final = 4  # models opened and not yet taken up
-LOOK_EVERY: Final = 16  # samples between them in a stream that no clock drives
+MIN_STALE_SEC: Final = 0.25  # s; at 1 kHz ten periods are shorter than a busy machine's hiccups
+LOOK_SEC: Final = 0.05  # s between two looks into the run directory
+MAX_OPENED: Final = 4  # models opened and not yet taken up
+LOOK_SAMPLES: Final = 16  # samples between them in a stream that no clock drives
 
 
 class Loader(threading.Thread):
@@ -63,8 +64,8 @@ class Loader(threading.Thread):
     def run(self) -> None:
         """Look until told to stop, and no farther ahead than the loop takes models up."""
         stay_ordinary()
-        while not self._over.wait(LOOK):
-            if self.ready.qsize() < AHEAD:
+        while not self._over.wait(LOOK_SEC):
+            if self.ready.qsize() < MAX_OPENED:
                 self.look()
 
     def look(self) -> None:
@@ -136,100 +137,156 @@ def follow(
     if (found := loader.first()) is not None:
         twin.refresh(*found)
         twin.catch_up()  # there is nothing to catch up with: it answers from the first sample on
+    forecaster = Forecaster(answerer, spec)
+    loop = Loop(config, twin, stream, publisher, loader, forecaster)
     if not config.bus.unpaced:
         loader.start()
-    forecaster = Forecaster(answerer, spec)
     forecaster.start()
-    patience = max(STALE_PERIODS * spec.dt, STALE_FLOOR)
-    now = heard = reported = time.monotonic()
-    t, told, stale = 0.0, 0.0, False
-    changes = Changes()
     try:
         while not stop:
-            message = stream.recv(min(patience, 0.1))
-            received_ns = time.monotonic_ns()
-            now = received_ns * 1e-9
-            match message:
-                case Sample():
-                    prediction = twin.step(message, received_ns)
-                    if prediction is not None:
-                        publisher.send(prediction)
-                    while twin.alarms:
-                        alarm = twin.alarms.popleft()
-                        publisher.event(
-                            "calm" if alarm.over else "alarm", alarm.text, alarm.t, **alarm.figures
-                        )
-                    t, heard, stale = message.t, now, False
-                    if config.bus.unpaced and message.seq % LOOK_EVERY == 0:
-                        loader.look()  # the stream waits: a model is taken up where it was made
-                    look_after_models(twin, loader, forecaster, stream, publisher, t)
-                case Spec() if not message.same_signals(spec):
-                    publisher.event("spec", "the plant now publishes other signals", t)
-                    return message
-                case None if not stale and twin.status != "waiting" and now - heard > patience:
-                    stale = True
-                    publisher.event("stale", f"no sample for {patience:g} s", t)
-                    report(twin, forecaster, stream, publisher, t)
-                case None if now - heard > service.deaf_after(spec):
-                    heard = now
-                    stream.reconnect()
-            # a second of the stream's time where no clock drives it, of ours otherwise
-            told = min(told, t) if config.bus.unpaced else told  # it may begin anew
-            if (t if config.bus.unpaced else now) - told > service.REPORT_PERIOD:
-                told = t if config.bus.unpaced else now
-                tell(twin, changes, publisher, t)
-            forecaster.serve(twin)
-            if now - reported > service.REPORT_PERIOD:
-                reported = now
-                report(twin, forecaster, stream, publisher, t)
-                if config.twin.realtime:
-                    collect()
+            if (following := loop.turn()) is not None:
+                return following
         return None
     finally:
-        report(twin, forecaster, stream, publisher, t)
+        loop.report()
         loader.stop()
         forecaster.stop()
 
 
-def look_after_models(
-    twin: Twin,
-    loader: Loader,
-    forecaster: Forecaster,
-    stream: Subscriber[Message],
-    publisher: Publisher,
-    t: float,
-) -> None:
-    """Begin to take up what the loader has opened, and go on with it by a portion."""
-    if twin.spare is None and not loader.ready.empty():
-        found = loader.ready.get()
+class Timer:
+    """Due once in a period, s, of whichever clock it is asked with; one that begins anew is followed."""
+
+    def __init__(self, period: float, now: float) -> None:
+        self._period, self._last = period, now
+
+    def due(self, now: float) -> bool:
+        """Whether more than a period has passed since it was last due."""
+        self._last = min(self._last, now)
+        if now - self._last <= self._period:
+            return False
+        self._last = now
+        return True
+
+
+class Loop:
+    """The twin's loop for one Spec: a turn waits for a sample, answers it, and then looks after all else."""
+
+    def __init__(
+        self,
+        config: Config,
+        twin: Twin,
+        stream: Subscriber[Message],
+        publisher: Publisher,
+        loader: Loader,
+        forecaster: Forecaster,
+    ) -> None:
+        self.config, self.twin, self.stream, self.publisher = config, twin, stream, publisher
+        self.loader, self.forecaster = loader, forecaster
+        self._samples = topic(Sample, config.bus.source).encode()
+        self._predictions = topic(Prediction, config.bus.source).encode()
+        self._patience_sec = max(STALE_PERIODS * twin.spec.dt, MIN_STALE_SEC)
+        self._wait_sec = min(self._patience_sec, 0.1)
+        self._changes = Changes()
+        self._stale = False
+        now = time.monotonic()
+        self._heard = now
+        self._report_timer = Timer(service.REPORT_PERIOD, now)
+        self._parameters_timer = Timer(service.REPORT_PERIOD, 0.0)
+
+    def turn(self) -> Spec | None:
+        """Wait for a message, and answer it; the Spec of a plant that now has other signals."""
+        if self.config.bus.unpaced:  # the plant waits for receipts, which `recv` sends
+            received: bytes | Message | None = self.stream.recv(self._wait_sec)
+        else:
+            received = self.stream.recv_frame(self._samples, self._wait_sec)
+        received_ns = time.monotonic_ns()
+        if type(received) is bytes:
+            if self.twin.take(received):
+                answer = self.twin.answer(self.publisher.epoch, received_ns, time.monotonic_ns())
+                self.publisher.send_frame(self._predictions, answer)
+                self._after_sample(received_ns)
+                return None
+            received = self.stream.read(self._samples, received)
+        match received:
+            case Sample():
+                prediction = self.twin.step(received, received_ns)
+                if prediction is not None:
+                    self.publisher.send(prediction)
+                if self.config.bus.unpaced and received.seq % LOOK_SAMPLES == 0:
+                    self.loader.look()  # the stream waits: a model is taken up where it was made
+                self._after_sample(received_ns)
+            case Spec() if not received.same_signals(self.twin.spec):
+                self.publisher.event("spec", "the plant now publishes other signals", self.twin.t)
+                return received
+            case None:
+                self._after_silence(received_ns * 1e-9)
+                self._look_after_clients(received_ns * 1e-9)
+            case _:
+                self._look_after_clients(received_ns * 1e-9)
+        return None
+
+    def _after_sample(self, received_ns: int) -> None:
+        """What was put off until the answer was sent."""
+        now = received_ns * 1e-9
+        self._heard, self._stale = now, False
+        while self.twin.pending_alarms:
+            alarm = self.twin.pending_alarms.popleft()
+            name = "calm" if alarm.over else "alarm"
+            self.publisher.event(name, alarm.text, alarm.t, **alarm.figures)
+        if self.twin.models.spare is None and not self.loader.ready.empty():
+            self._take_up(self.loader.ready.get())
+        if self.twin.catch_up():
+            model = self.twin.model
+            self.publisher.event("swap", f"model {model} answers", self.twin.t, model=model)
+            self.report()
+        self._look_after_clients(now)
+
+    def _take_up(self, found: tuple[Checkpoint, Predictor] | CheckpointError | str) -> None:
+        """Begin to take up what the loader has opened."""
         try:
             if isinstance(found, CheckpointError):
                 raise found
             if isinstance(found, str):
-                publisher.event("compiling", found, t)
+                self.publisher.event("compiling", found, self.twin.t)
             else:
-                twin.refresh(*found)
+                self.twin.refresh(*found)
         except CheckpointError as error:
-            publisher.event("refused", str(error)[:1000], t)
-    if twin.catch_up():
-        publisher.event("swap", f"model {twin.model} answers", t, model=twin.model)
-        report(twin, forecaster, stream, publisher, t)
+            self.publisher.event("refused", str(error)[:1000], self.twin.t)
 
+    def _after_silence(self, now: float) -> None:
+        silence = now - self._heard
+        if not self._stale and self.twin.status != "waiting" and silence > self._patience_sec:
+            self._stale = True
+            self.publisher.event("stale", f"no sample for {self._patience_sec:g} s", self.twin.t)
+            self.report()
+        elif silence > service.deaf_after(self.twin.spec):
+            self._heard = now
+            self.stream.reconnect()
 
-def tell(twin: Twin, changes: Changes, publisher: Publisher, t: float) -> None:
-    """Publish the parameters of a motor, and which of them have changed."""
-    estimates = twin.active.parameters if twin.active else {}
-    if estimates:
-        publisher.send(as_message(estimates, t, changes.looks))
-        for text, figures in () if twin.watch.ringing else changes.look(estimates):
-            publisher.event("changed", text, t, **figures)
+    def _look_after_clients(self, now: float) -> None:
+        """Hand over forecasts' beginnings; and once a second the parameters and the counters."""
+        self.forecaster.serve(self.twin)
+        # a second of the stream's time where no clock drives it, of ours otherwise
+        if self._parameters_timer.due(self.twin.t if self.config.bus.unpaced else now):
+            self._publish_parameters()
+        if self._report_timer.due(now):
+            self.report()
+            if self.config.twin.realtime:
+                collect()
 
+    def _publish_parameters(self) -> None:
+        """Publish the parameters of a motor, and which of them have changed."""
+        twin, changes = self.twin, self._changes
+        estimates = twin.active.parameters if twin.active else {}
+        if estimates:
+            self.publisher.send(as_message(estimates, twin.t, changes.looks))
+            for text, figures in () if twin.detection.alarmed else changes.look(estimates):
+                self.publisher.event("changed", text, twin.t, **figures)
 
-def report(
-    twin: Twin, forecaster: Forecaster, stream: Subscriber[Message], publisher: Publisher, t: float
-) -> None:
-    """Publish the twin's counters."""
-    counters = {name: float(value) for name, value in asdict(twin.counters).items()}
-    counters["rejected"] += stream.rejected
-    counters |= {"forecasts": float(forecaster.answered), "forecasts_refused": float(forecaster.refused)}
-    publisher.event("counters", twin.status, t, **counters)
+    def report(self) -> None:
+        """Publish the twin's counters."""
+        counters = {name: float(value) for name, value in asdict(self.twin.counters).items()}
+        counters["rejected"] += self.stream.rejected
+        counters["forecasts"] = float(self.forecaster.answered)
+        counters["forecasts_refused"] = float(self.forecaster.refused)
+        self.publisher.event("counters", self.twin.status, self.twin.t, **counters)

@@ -32,15 +32,16 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from twin.kernels import watch as kernel
+from twin.kernels import detection as kernel
 from twin.messages import Spec
 
-ENOUGH: Final = 100
+MIN_RESIDUALS: Final = 100
 """Residuals before there is an interval."""
-STUCK: Final = 4
+STUCK_REPEATS: Final = 4
 """Times that the same value has come again, bit for bit, while another was expected."""
-_RARE: Final = 1e5
+FALSE_ALARM_BLOCKS: Final = 1e5
 """Blocks in which one alarm may be false, of all statistics together: 14 hours at 1 kHz, were the tail as
 stated."""
 
@@ -51,79 +52,92 @@ class Alarm:
 
     output: str
     kind: str
-    """One of `twin.kernels.watch.STATISTICS`, or "stuck"."""
+    """One of `twin.kernels.detection.STATISTICS`, or "stuck"."""
     text: str
     t: float
     figures: dict[str, float]
     over: bool = False
 
 
-class Watch:
+class Detection:
     """The memory of one twin's intervals and alarms, and what is read from it.
 
-    A call of `step` for each answer; it is on the way of every sample, so it only hands over.
+    A call of `step` for each answer; it is on the way of every sample, so it only hands over. `memory` is where it
+    keeps its numbers, from the first on; others of the twin may follow (`twin.frames`).
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, memory: NDArray[np.float64] | None = None) -> None:
         self.spec = spec
         outputs = len(spec.outputs)
         self._at = at = kernel.places(outputs)
-        self._memory = np.zeros(at.size)
-        self._memory[at.rare] = math.log(_RARE * 2 * outputs * kernel.K)
-        self._own = self._memory[at.own :].reshape(outputs, kernel.OWN)
+        self._memory = memory = (np.zeros(at.size) if memory is None else memory)[: at.size]
+        memory[at.rare] = math.log(FALSE_ALARM_BLOCKS * 2 * outputs * kernel.K)
+        self._own = memory[at.own :].reshape(outputs, kernel.OWN)
         self._own[:, kernel.Q] = kernel.FIRST_WIDTH
         self._table = self._own[:, kernel.TABLE :].reshape(outputs, kernel.K, kernel.FIELDS)
         self._table[:, :, kernel.THRESHOLD] = math.inf
-        self._run = kernel.watching(outputs)
-        self._address = self._memory.ctypes.data
+        self._run = kernel.detector(outputs)
+        self._address = memory.ctypes.data
         self._give = struct.Struct(f"={1 + 2 * outputs}d").pack_into
-        self._bytes = self._memory.data.cast("B")
-        self._said = self._memory[at.changed : at.own]
-        self._ringing = [False] * outputs
+        self._bytes = memory.data.cast("B")
+        self._results = memory[at.changed : at.own]
+        self._alarmed = [False] * outputs
 
-    def step(self, given: float, measured: Sequence[float], answered: Sequence[float]) -> list[float]:
-        """Take in y (P) of a sample and the ŷ (P) that answers it.
+    def step(self, learn: float, measured: Sequence[float], answered: Sequence[float]) -> list[float]:
+        """Take in y (P) of a sample and the ŷ (P) that answers it; `learn` is one of the kernel's levels.
 
-        Returns whether an alarm began or ended, then the residuals (P) if `given` says that there are any,
+        Returns whether an alarm began or ended, then the residuals (P) if `learn` says that there are any,
         and low (P) and high (P) of the answer.
         """
-        self._give(self._bytes, 0, given, *measured, *answered)
+        self._give(self._bytes, 0, learn, *measured, *answered)
         self._run(self._address)
-        said: list[float] = self._said.tolist()
-        return said
+        results: list[float] = self._results.tolist()
+        return results
 
     @property
-    def sure(self) -> bool:
+    def measured(self) -> list[float]:
+        """y (P) of the newest sample."""
+        at = self._at
+        values: list[float] = self._memory[at.measured : at.answered].tolist()
+        return values
+
+    @property
+    def expected(self) -> NDArray[np.float64]:
+        """ŷ (P) of the next sample, as it was published: a view."""
+        return self._memory[self._at.expected : self._at.changed]
+
+    @property
+    def has_intervals(self) -> bool:
         """Whether there have been enough residuals for an interval."""
-        return bool(self._own[0, kernel.COUNT] >= ENOUGH)
+        return bool(self._own[0, kernel.COUNT] >= MIN_RESIDUALS)
 
     @property
-    def thresholds(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    def thresholds(self) -> NDArray[np.float64]:
         """Of each output's CUSUMs (P, K); infinite while there is none."""
         return self._table[:, :, kernel.THRESHOLD].copy()
 
     @property
-    def ringing(self) -> bool:
+    def alarmed(self) -> bool:
         """Whether there is an alarm that is not over."""
-        return any(self._ringing)
+        return any(self._alarmed)
 
-    def renew(self) -> None:
+    def relearn(self) -> None:
         """The first model answers: learn anew what is usual. Later ones find it, as what it adapts to."""
         self._own[:, [kernel.ALARM, kernel.CALM, kernel.AGE, kernel.SEEN]] = 0.0
         self._table[:] = 0.0
         self._table[:, :, kernel.THRESHOLD] = math.inf
-        self._ringing = [False] * len(self._ringing)
+        self._alarmed = [False] * len(self._alarmed)
 
-    def alarms(self, t: float) -> list[Alarm]:
+    def begun_or_over(self, t: float) -> list[Alarm]:
         """Those that began or ended with the last step, at the time `t`."""
         found = []
         for p, name in enumerate(self.spec.outputs):
             own = self._own[p]
-            if own[kernel.ALARM] > 0.0 and not self._ringing[p]:
+            if own[kernel.ALARM] > 0.0 and not self._alarmed[p]:
                 found.append(self._alarm(p, name, t))
-            elif own[kernel.ALARM] == 0.0 and self._ringing[p]:
+            elif own[kernel.ALARM] == 0.0 and self._alarmed[p]:
                 found.append(Alarm(name, "over", f"{name}: errors are usual again", t, {}, over=True))
-            self._ringing[p] = bool(own[kernel.ALARM])
+            self._alarmed[p] = bool(own[kernel.ALARM])
         return found
 
     def _alarm(self, p: int, name: str, t: float) -> Alarm:
@@ -135,7 +149,7 @@ class Watch:
             "offset": "is off from what is expected",
             "spread": "is farther from what is expected than it usually is",
         }[kind]
-        if own[kernel.REPEATS] >= STUCK:
+        if own[kernel.REPEATS] >= STUCK_REPEATS:
             kind, how = "stuck", f"is stuck at {own[kernel.LAST]:.6g} {unit}"
         text = f"{name} {how}: by {residual:.3g} {unit} now, {usual:.3g} {unit} rms usually"
         figures = {"residual": residual, "usual": usual, "repeats": float(own[kernel.REPEATS])}

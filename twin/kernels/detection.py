@@ -1,7 +1,7 @@
 """Intervals and alarms, compiled: what one call per sample makes of the residual and the answer of a twin.
 
 For all outputs, in one piece of memory that the caller keeps: the residual, the interval of the next answer,
-and the statistics behind an alarm (`twin.watch` says how they work and why). O(1) per sample and output.
+and the statistics behind an alarm (`twin.detection` says how they work and why). O(1) per sample and output.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
-from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
 
 from twin.kernels.cache import kept
+from twin.kernels.vectors import doubles
 
 # -- prediction intervals: adaptive conformal inference ---------------------------------------------
 
-MISS: Final = 0.1
+MISS_SHARE: Final = 0.1
 """Share of samples that may lie outside: 90 % nominal."""
-STEP: Final = 0.02
-"""How far one sample moves the width, in local scales. Over n samples the share outside differs from `MISS`
-by (last width - first width) / (n STEP), whatever the residuals are."""
-LOCAL: Final = 50.0
+WIDTH_STEP: Final = 0.02
+"""How far one sample moves the width, in local scales. Over n samples the share outside differs from `MISS_SHARE`
+by (last width - first width) / (n WIDTH_STEP), whatever the residuals are."""
+SCALE_SAMPLES: Final = 50.0
 """Samples over which the local scale, a mean absolute residual, is taken."""
 FIRST_WIDTH: Final = 2.06
 """In local scales: of a Gaussian residual, 1.645 / sqrt(2 / pi)."""
@@ -35,29 +34,32 @@ FIRST_WIDTH: Final = 2.06
 STATISTICS: Final = ("offset", "spread")
 """r, of which a shift either way is a reason for an alarm; r², of which only a rise is."""
 K: Final = len(STATISTICS)
-ALLOWANCE: Final = 0.25
+ALLOWANCE_SD: Final = 0.25
 """Shift of a statistic, in its standard deviations, up to which its CUSUM does not grow."""
-CAP: Final = (5.0, 8.0)
+CAP_SD: Final = (5.0, 8.0)
 """Standard deviations that one sample can count for at most, so that no outlier makes an alarm."""
-MEMORY, SETTLE, BLOCK = 20_000.0, 2_000.0, 500.0
+MEAN_SAMPLES, SETTLE_SAMPLES, BLOCK_SAMPLES = 20_000.0, 2_000.0, 500.0
 """Samples: over which mean and standard deviation are taken (a long memory, so that a model that is adapted
 does not hide the change it is adapted to), before the CUSUM begins, and of a block, whose largest CUSUM is
 one maximum."""
-BLOCKS: Final = 24.0
-"""Maxima before there is a threshold; `RECALLED` is the number of them that it follows."""
-RECALLED: Final = 200.0
-WINSOR: Final = 5.0  # standard deviations of the residual that go into the statistics
-CEILING: Final = 1.5  # thresholds up to which a CUSUM grows, so that it is soon back
-MARGIN: Final = 50.0  # maxima: with so many, a threshold is twice as far off as their deviation says
-REACH, LEAST = 2.5, 2.0  # deviations, and units, above the mean maximum that one counts for: what leads to an
+MIN_MAXIMA: Final = 24.0
+"""Maxima before there is a threshold; `MAXIMA_KEPT` is the number of them that it follows."""
+MAXIMA_KEPT: Final = 200.0
+WINSOR_SD: Final = 5.0  # standard deviations of the residual that go into the statistics
+CEILING_THRESHOLDS: Final = 1.5  # thresholds up to which a CUSUM grows, so that it is soon back
+MARGIN_MAXIMA: Final = 50.0  # maxima: with so many, a threshold is twice as far off as their deviation says
+REACH_SD, REACH_FLOOR = (
+    2.5,
+    2.0,
+)  # deviations, and units, above the mean maximum that one counts for: what leads to an
 # alarm must not raise the threshold meanwhile
 CAUTION: Final = 1.4
 """Times that a threshold is as far above the mean maximum as Gumbel's distribution says: residuals of a model
 close to the best have rarer and larger excursions (a load that jumps) than exponential tails."""
 GUMBEL: Final = math.sqrt(6.0) / math.pi  # scale of a Gumbel distribution per standard deviation
 MEAN: Final = 0.5772156649  # its mean, in scales
-QUIET: Final = 1_000.0  # samples below half of each threshold that end an alarm
-LASTING: Final = 10_000.0
+CALM_SAMPLES: Final = 1_000.0  # samples below half of each threshold that end an alarm
+MAX_ALARM_SAMPLES: Final = 10_000.0
 """Samples after which an alarm ends in any case: what is, is then taken for usual. Until then nothing of it
 is, so that all is as before when a fault has passed."""
 
@@ -76,7 +78,8 @@ such maxima, and the threshold, infinite at first."""
 OWN: Final = TABLE + K * FIELDS
 """Numbers that an output has of its own."""
 
-Watching = Callable[[int], None]
+Detector = Callable[[int], None]
+_SIGNATURE: Final = (types.int64,)
 
 
 class Places(NamedTuple):
@@ -105,24 +108,14 @@ def places(outputs: int) -> Places:
     return Places(*accumulate((0, *sizes)))
 
 
-@intrinsic
-def _numbers(typing: Any, address: Any) -> Any:
-    """The float64 numbers at an address."""
-
-    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        return b.inttoptr(arguments[0], ir.DoubleType().as_pointer())
-
-    return types.CPointer(types.float64)(types.int64), generate
-
-
 @njit(inline="always")
 def _interval(m: Any, own: Any, r: Any) -> None:
     """Take in a residual: the width follows the share of residuals outside it, the scale their size."""
     outside = abs(r) > m[own + Q] * m[own + SCALE]
     if m[own + COUNT] > 0.0:
-        m[own + Q] = max(m[own + Q] + STEP * (1.0 - MISS if outside else -MISS), 0.0)
+        m[own + Q] = max(m[own + Q] + WIDTH_STEP * (1.0 - MISS_SHARE if outside else -MISS_SHARE), 0.0)
     m[own + COUNT] += 1.0
-    m[own + SCALE] += (abs(r) - m[own + SCALE]) / min(m[own + COUNT], LOCAL)
+    m[own + SCALE] += (abs(r) - m[own + SCALE]) / min(m[own + COUNT], SCALE_SAMPLES)
 
 
 @njit(inline="always")
@@ -131,10 +124,10 @@ def _cusum(m: Any, s: Any, x: Any, n: Any, cap: Any, both: Any, rare: Any, calm:
 
     `both`: whether a fall is a reason for an alarm, as a rise is.
     """
-    a = 1.0 / min(n, MEMORY) if calm else 0.0
+    a = 1.0 / min(n, MEAN_SAMPLES) if calm else 0.0
     variance = m[s + VAR]
     d = x - m[s + MU]
-    if n <= SETTLE or variance == 0.0:  # what never varied has no deviation to be measured in
+    if n <= SETTLE_SAMPLES or variance == 0.0:  # what never varied has no deviation to be measured in
         m[s + MU] += a * d
         m[s + VAR] += a * ((1.0 - a) * d * d - variance)
         return 0.0
@@ -144,14 +137,14 @@ def _cusum(m: Any, s: Any, x: Any, n: Any, cap: Any, both: Any, rare: Any, calm:
     m[s + MU] += a * d
     m[s + VAR] += a * (d * d - variance)
     limit = m[s + THRESHOLD]
-    up = min(max(m[s + UP] + t - ALLOWANCE, 0.0), CEILING * limit)
+    up = min(max(m[s + UP] + t - ALLOWANCE_SD, 0.0), CEILING_THRESHOLDS * limit)
     m[s + UP] = up
     if both:
-        down = min(max(m[s + DOWN] - t - ALLOWANCE, 0.0), CEILING * limit)
+        down = min(max(m[s + DOWN] - t - ALLOWANCE_SD, 0.0), CEILING_THRESHOLDS * limit)
         m[s + DOWN] = down
         up = max(up, down)
     m[s + MAX] = max(m[s + MAX], up)
-    if int(n) % int(BLOCK) == 0:
+    if int(n) % int(BLOCK_SAMPLES) == 0:
         _maximum(m, s, rare)  # during an alarm too, or one that is false would be learned nothing from
         m[s + MAX] = 0.0
     if up > limit:
@@ -162,13 +155,13 @@ def _cusum(m: Any, s: Any, x: Any, n: Any, cap: Any, both: Any, rare: Any, calm:
 @njit
 def _maximum(m: Any, s: Any, rare: Any) -> None:
     """Take in a block's maximum: the threshold is where so many go beyond as are rare."""
-    n = min(m[s + MAXIMA] + 1.0, RECALLED)
+    n = min(m[s + MAXIMA] + 1.0, MAXIMA_KEPT)
     m[s + MAXIMA] = n
-    d = min(m[s + MAX] - m[s + MAX_MEAN], REACH * math.sqrt(m[s + MAX_VAR]) + LEAST)
+    d = min(m[s + MAX] - m[s + MAX_MEAN], REACH_SD * math.sqrt(m[s + MAX_VAR]) + REACH_FLOOR)
     m[s + MAX_MEAN] += d / n
     m[s + MAX_VAR] += ((1.0 - 1.0 / n) * d * d - m[s + MAX_VAR]) / n
-    if n >= BLOCKS:
-        scale = GUMBEL * math.sqrt(m[s + MAX_VAR]) * (1.0 + MARGIN / n)
+    if n >= MIN_MAXIMA:
+        scale = GUMBEL * math.sqrt(m[s + MAX_VAR]) * (1.0 + MARGIN_MAXIMA / n)
         m[s + THRESHOLD] = m[s + MAX_MEAN] + CAUTION * scale * (rare - MEAN) + 1.0
 
 
@@ -180,12 +173,12 @@ def _statistics(m: Any, own: Any, y: Any, r: Any, rare: Any) -> Any:
     m[own + SEEN] = n
     table = own + TABLE
     calm = m[own + ALARM] == 0.0
-    reach = WINSOR * math.sqrt(m[table + VAR])
+    reach = WINSOR_SD * math.sqrt(m[table + VAR])
     e = min(max(r, -reach), reach) if n > 10.0 and reach > 0.0 else r
     m[own + REPEATS] = m[own + REPEATS] + 1.0 if y == m[own + LAST] else 0.0
     m[own + LAST] = y
-    found = _cusum(m, table, e, n, CAP[0], True, rare, calm)
-    spread = _cusum(m, table + FIELDS, e * e, n, CAP[1], False, rare, calm)
+    found = _cusum(m, table, e, n, CAP_SD[0], True, rare, calm)
+    spread = _cusum(m, table + FIELDS, e * e, n, CAP_SD[1], False, rare, calm)
     if spread > found:
         return spread + 1.0 if spread > 1.5 else spread
     return found
@@ -201,28 +194,25 @@ def _changes(m: Any, own: Any, found: Any) -> Any:
         return True
     m[own + AGE] += 1.0
     m[own + CALM] = m[own + CALM] + 1.0 if found == 0.0 else 0.0
-    if m[own + AGE] >= LASTING:  # begin anew, with the thresholds
+    if m[own + AGE] >= MAX_ALARM_SAMPLES:  # begin anew, with the thresholds
         m[own + SEEN] = 0.0
         for j in range(K):
             for i in range(MAXIMA):
                 m[own + TABLE + j * FIELDS + i] = 0.0
-    elif m[own + CALM] < QUIET:
+    elif m[own + CALM] < CALM_SAMPLES:
         return False
     m[own + ALARM] = 0.0
     return True
 
 
 @lru_cache(maxsize=64)
-def watching(outputs: int) -> Watching:
-    """What watches so many outputs; it is called with the address of its memory (`places`).
-
-    Nothing is checked: that is the caller's to do.
-    """
+def compiled(outputs: int) -> Any:
+    """Detection for so many outputs, as other compiled code calls it."""
     at = places(outputs)
     given_at, measured, answered, rare_at, expected, changed, residual, low, high, first, _ = at
 
-    def watch(memory: Any) -> None:
-        m = _numbers(memory)
+    def detect(memory: Any) -> None:
+        m = doubles(memory)
         given, rare = m[given_at], m[rare_at]
         m[changed] = 0.0
         for p in range(outputs):
@@ -241,8 +231,15 @@ def watching(outputs: int) -> Watching:
             width = m[own + Q] * m[own + SCALE]
             m[low + p], m[high + p] = y - width, y + width
 
-    compiled = kept(watch, at)
-    signature = (types.int64,)
-    compiled.compile(signature)
-    entry: Watching = compiled.overloads[signature].entry_point
+    function = kept(detect, at)
+    function.compile(_SIGNATURE)
+    return function
+
+
+def detector(outputs: int) -> Detector:
+    """Detection for so many outputs; it is called with the address of its memory (`places`).
+
+    Nothing is checked: that is the caller's to do.
+    """
+    entry: Detector = compiled(outputs).overloads[_SIGNATURE].entry_point
     return entry
