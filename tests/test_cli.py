@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from twin.cli import app
 from twin.families import sizes_of, tensor_shapes
 from twin.messages import Spec
 
-pytestmark = pytest.mark.timeout(300)  # thirty starts of Python, on a machine that may be busy
+pytestmark = pytest.mark.timeout(300)  # forty processes, on a machine that may be busy
 
 COMMANDS = ("simulate", "predict", "train", "watch", "run", "prepare", "forecast", "fit", "evaluate")
 SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.005)
@@ -125,29 +125,60 @@ def place() -> Iterator[Path]:
     shutil.rmtree(found)
 
 
+STARTS = """
+import json, os, sys, traceback
+import simulators, torch, twin.cli
+import twin.service.fit, twin.service.run, twin.service.trainer, twin.service.twin
+for line in sys.stdin:
+    words, *files = json.loads(line)
+    if os.fork() == 0:
+        for descriptor, file in enumerate([os.devnull, *files]):
+            os.dup2(os.open(file, os.O_RDWR | os.O_CREAT), descriptor)
+        sys.argv, status = ["twin", *words], 0
+        try:
+            twin.cli.main()
+        except SystemExit as end:
+            status = end.code
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(status or 0)
+    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+"""Starts `twin` again and again, each time as a process of its own, whose imports are made already: they, and
+torch's end, are nearly all of the seconds that a start takes."""
+
+
 @pytest.fixture(scope="module")
 def answers(place: Path) -> Iterator[dict[str, subprocess.CompletedProcess[str]]]:
-    """All mistakes, each made once, a few at a time, beside a plant that runs."""
+    """All mistakes, each made once, beside a plant that runs."""
     materials(place)
     environment = os.environ | {"XDG_RUNTIME_DIR": str(place), "COLUMNS": "200", "NO_COLOR": "1"}
     settings: dict[str, Any] = {"env": environment, "cwd": place, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    starts = subprocess.Popen([sys.executable, "-c", STARTS], **settings, **pipes)
+    assert starts.stdin is not None and starts.stdout is not None
     live = subprocess.Popen(twin(place, "simulate", "--source", "live", "--rate", "200"), **settings)
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         held.listen()
         names = {"here": str(place), "port": held.getsockname()[1]}
 
-        def make(case: Case) -> subprocess.CompletedProcess[str]:
-            command = twin(place, *case.arguments.format(**names).split())
-            done = subprocess.run(command, stdout=subprocess.PIPE, timeout=120, check=False, **settings)
-            done.args = case.words.format(**names)
-            return done
+        def make(number: int, case: Case) -> subprocess.CompletedProcess[str]:
+            assert starts.stdin is not None and starts.stdout is not None
+            said = [place / f"{number}.{stream}" for stream in ("out", "err")]
+            words = case.arguments.format(**names).split()
+            print(json.dumps([words, *map(str, said)]), file=starts.stdin, flush=True)
+            status = int(starts.stdout.readline())
+            return subprocess.CompletedProcess(
+                case.words.format(**names), status, *(file.read_text() for file in said)
+            )
 
         while not (place / "livetwin" / "live" / "plant").exists():
             assert live.poll() is None
-        with ThreadPoolExecutor(3) as pool:
-            done = list(pool.map(make, CASES))
-        yield {case.arguments: answer for case, answer in zip(CASES, done, strict=True)}
+        yield {case.arguments: make(number, case) for number, case in enumerate(CASES)}
+    assert starts.communicate(timeout=60) == ("", "") and starts.returncode == 0
     live.send_signal(signal.SIGTERM)
     assert live.communicate(timeout=10)[1] == "" and live.returncode == 0
 

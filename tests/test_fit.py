@@ -61,6 +61,7 @@ def found(fit: Fit, turns: int) -> Checkpoint:
     return fit.checkpoint(1)
 
 
+@pytest.mark.slow
 def test_what_is_found_runs_free_where_a_linear_model_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, samples in (("WARM", 20), ("LENGTH", 40)):  # enough for this plant, and quick
         monkeypatch.setattr(f"twin.offline.{name}", samples)
@@ -185,6 +186,7 @@ def twin(where: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_fit_and_evaluate_as_a_user_does(tmp_path: Path) -> None:
     learn, test = csv(tmp_path / "learn.csv", record(800)), csv(tmp_path / "test.csv", record(500, seed=2))
     signals = ("--inputs", "u", "--outputs", "y")
@@ -207,6 +209,7 @@ def test_fit_and_evaluate_as_a_user_does(tmp_path: Path) -> None:
     assert "model 2, rnn, on 450 samples" in table.stdout and "Ljung-Box" in table.stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_the_best_so_far(tmp_path: Path) -> None:
     learn = csv(tmp_path / "learn.csv", record(800))
     command = [sys.executable, "-m", "twin", "fit", str(learn), "--inputs", "u", "--outputs", "y"]

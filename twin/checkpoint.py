@@ -83,7 +83,9 @@ def numbers(run_dir: Path) -> list[int]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise CheckpointError(f"{run_dir}: cannot be read as a run directory: {error.strerror}") from None
+        raise CheckpointError(
+            f"{run_dir}: cannot be read as a run directory: {error.strerror}; choose another --run-dir"
+        ) from None
     found = {int(name) for name in names if _FOLDER.match(name)}
     return sorted(n for n in found if n > 0 and path_of(run_dir, n).name in names)
 
