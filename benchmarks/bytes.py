@@ -151,7 +151,7 @@ def measure(trees: list[Path], family: str, rounds: int, seconds: float) -> list
                 pacer.wait()
                 seq, u, y = next(streams[i])
                 plants[i].send(Sample(seq=seq, t=seq / RATE_HZ, u=u, y=y))
-                while sockets[i].get(zmq.EVENTS) & zmq.POLLIN:
+                while sockets[i].poll(0):
                     sockets[i].recv_multipart()
 
         for i in range(len(trees)):
