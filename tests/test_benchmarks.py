@@ -39,6 +39,7 @@ from twin.config import TrainerConfig
 from twin.errors import BackendError, TwinError
 from twin.families import GATES, NETWORKS, Cell, family_of
 from twin.messages import Spec
+from twin.models.opening import open_model
 from twin.trainer import Trainer
 from twin.twin import Twin
 
@@ -188,11 +189,7 @@ def test_a_machine_is_plain_data() -> None:
 def test_what_is_not_what_was_to_be_measured_is_no_figure() -> None:
     own = Subject("gru", "compiled", 1)
     assert certain(own, Subject("gru", "compiled", 1)) is own
-    for other in (
-        Subject("physics", "compiled", 1),
-        Subject("gru", "eager", 1),
-        Subject("gru", "compiled", 2),
-    ):
+    for what in (("physics", "compiled", 1), ("gru", "eager", 1), ("gru", "compiled", 2)):
         with pytest.raises(TwinError, match="to be measured was gru by compiled on 1 thread, but at work is"):
             certain(Subject(*what), own)
 
