@@ -39,6 +39,7 @@ from twin.config import TrainerConfig
 from twin.errors import BackendError, TwinError
 from twin.families import GATES, NETWORKS, Cell, family_of
 from twin.messages import Spec
+from twin.models.network import Network
 from twin.models.opening import open_model
 from twin.trainer import Trainer
 from twin.twin import Twin
@@ -210,7 +211,9 @@ def test_a_predictor_and_a_twin_say_what_they_are(backend: str) -> None:
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_the_passes_of_a_refit_are_counted(compiled: bool) -> None:
-    model = open_model(network("gru", 4)).train()
+    model = open_model(network("gru", 4))
+    assert isinstance(model, Network)
+    model.train()
     z, state = torch.from_numpy(samples(14).reshape(2, 7, 3)), model.initial_state(2)
     with refit.counted(compiled) as passes:
         for _ in range(3):
