@@ -24,7 +24,7 @@ status: str = answer.status if answer is not None else "refused"
 MISTAKES = {
     "Twin(3)": 'Argument 1 to "Twin" has incompatible type "int"; expected "Spec"',
     "status = answer": 'Incompatible types in assignment (expression has type "Prediction | None"',
-    'evaluate("run")': "Missing positional arguments",
+    "evaluate()": 'Missing positional arguments "checkpoint", "z", "horizon" in call to "evaluate"',
     "fit([], 0.1)": 'Argument 2 to "fit" has incompatible type "float"; expected "Spec"',
 }
 
@@ -63,11 +63,12 @@ def test_types_travel_with_it(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "mistakes.py").write_text(PROGRAM + "\n".join(MISTAKES) + "\n")
 
     def check(name: str) -> subprocess.CompletedProcess[str]:
-        options = ["--strict", "--no-incremental", "--config-file", os.devnull]
+        options = ["--strict", "--no-incremental", "--verbose", "--config-file", os.devnull]
         return run("-m", "mypy", *options, name, installed=installed, cwd=tmp_path, MYPYPATH="")
 
     done = check("program.py")
     assert done.returncode == 0, done.stdout
+    assert f"{installed}/twin/__init__.py" in done.stderr  # and not this source tree's
     done = check("mistakes.py")
     for line, words in MISTAKES.items():
         assert words in done.stdout, f"{line}: {done.stdout}"
