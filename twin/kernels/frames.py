@@ -135,7 +135,7 @@ def _integers(typing: Any, address: Any) -> Any:
 @njit
 def _big_endian(frame: Any, at: Any, size: Any) -> Any:
     """The number in so many bytes."""
-    value: Any = np.int64(0)
+    value = 0
     for i in range(size):
         value = (value << 8) | np.int64(frame[at + i])
     return value
