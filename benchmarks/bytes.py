@@ -1,12 +1,12 @@
 """`bytes`: from the bytes of a sample to the bytes of its prediction, paced, inside a twin's loop.
 
-A program of its own, `python -m benchmarks.bytes`. A plant sends samples at 1 kHz over a Unix socket; the loop
-sleeps in between, so caches are as cold as they are at work. What is timed begins when the socket says that
-a sample is there and ends when its prediction is handed to the socket that sends it: two receiving and two
-sending calls, decoding, the step, intervals and alarms, encoding. The wake-up itself is the system's.
+A program of its own, `python -m benchmarks.bytes`. A plant sends samples at 1 kHz over a Unix socket; the
+loop sleeps in between, so caches are as cold as they are at work. What is timed begins when the socket says
+that a sample is there and ends when its prediction is handed to the socket that sends it: two receiving and
+two sending calls, decoding, the step, intervals and alarms, encoding. The wake-up itself is the system's.
 
-With `--against PATH` another checkout runs the same probe beside this one; both live all the time, and the plant
-sends to one and the other in turn, so that what else the machine does meets both.
+With `--against PATH` another checkout runs the same probe beside this one; both live all the time, and the
+plant sends to one and the other in turn, so that what else the machine does meets both.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def measure(trees: list[Path], family: str, rounds: int, seconds: float) -> list
                 pacer.wait()
                 seq, u, y = next(streams[i])
                 plants[i].send(Sample(seq=seq, t=seq / RATE_HZ, u=u, y=y))
-                while sockets[i].get(zmq.EVENTS) & zmq.POLLIN:
+                while sockets[i].poll(0):
                     sockets[i].recv_multipart()
 
         for i in range(len(trees)):
@@ -197,7 +197,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.probe:
-        return probe(asked.probe, asked.family, asked.count)
+        probe(asked.probe, asked.family, asked.count)
+        return
     trees = [Path.cwd()] + ([asked.against.resolve()] if asked.against else [])
     for family in [asked.family] if asked.family else FAMILIES:
         found = measure(trees, family, asked.rounds, asked.seconds)

@@ -1,6 +1,6 @@
 """`python -m benchmarks.targets`: the committed results beside what they were meant to reach, as Markdown.
 
-The README carries these tables, and a test holds the two together: no figure outlives its measurement.
+`docs/speed.md` carries these tables, and a test holds the two together: no figure outlives its measurement.
 """
 
 from __future__ import annotations

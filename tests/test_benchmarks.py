@@ -10,17 +10,21 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from benchmarks import __main__ as frame
+from benchmarks import refit
 from benchmarks.chain.stations import COLUMNS
 from benchmarks.chain.stretch import evaluate
+from benchmarks.fidelity import alarms, change, recordings, stream
 from benchmarks.machine import machine
 from benchmarks.result import Result
 from benchmarks.rounds import FIGURES, interleave, median_of, median_ratio, percentiles, time_calls
@@ -28,10 +32,17 @@ from benchmarks.step import activations, onnx_models
 from benchmarks.step.rivals import network, samples
 from benchmarks.step.streams import figures as growth_figures
 from benchmarks.step.timers import in_a_row, one_by_one, rival, turn
-from benchmarks.subject import Subject
-from twin.backends.opening import available_backends
+from benchmarks.subject import Subject, certain, of_predictor, of_twin
+from simulators import motor
+from twin.backends.opening import available_backends, open_predictor
+from twin.config import TrainerConfig
 from twin.errors import BackendError, TwinError
 from twin.families import GATES, NETWORKS, Cell, family_of
+from twin.messages import Spec
+from twin.models.network import Network
+from twin.models.opening import open_model
+from twin.trainer import Trainer
+from twin.twin import Twin
 
 ROOT = Path(__file__).parent.parent
 
@@ -174,6 +185,66 @@ def test_a_machine_is_plain_data() -> None:
     found = json.loads(json.dumps(machine()))
     assert found["cores"] >= 1 and found["versions"]["numpy"] == np.__version__
     assert 0 <= found["stolen_ticks"] <= found["ticks"]
+
+
+# -- what is measured --------------------------------------------------------------------------------
+
+
+def test_what_is_not_what_was_to_be_measured_is_no_figure() -> None:
+    own = Subject("gru", "compiled", 1)
+    assert certain(own, Subject("gru", "compiled", 1)) is own
+    for what in (("physics", "compiled", 1), ("gru", "eager", 1), ("gru", "compiled", 2)):
+        with pytest.raises(TwinError, match="to be measured was gru by compiled on 1 thread, but at work is"):
+            certain(Subject(*what), own)
+
+
+@pytest.mark.parametrize("backend", ["compiled", "eager"])
+def test_a_predictor_and_a_twin_say_what_they_are(backend: str) -> None:
+    checkpoint, threads = network("lstm", 5), 1 if backend == "compiled" else torch.get_num_threads()
+    expected = Subject("lstm", backend, threads)
+    assert of_predictor(open_predictor(checkpoint, backend), checkpoint) == expected
+    twin = Twin(checkpoint.spec, window=5, backend=backend)
+    with pytest.raises(TwinError, match="no model answers"):
+        of_twin(twin, checkpoint)
+    twin.refresh(checkpoint)
+    assert twin.catch_up() and of_twin(twin, checkpoint) == expected
+    with pytest.raises(TwinError, match="model 1 answers, not model 2"):
+        of_twin(twin, replace(checkpoint, number=2))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_passes_of_a_refit_are_counted(compiled: bool) -> None:
+    model = open_model(network("gru", 4))
+    assert isinstance(model, Network)
+    model.train()
+    z, state = torch.from_numpy(samples(14).reshape(2, 7, 3)), model.initial_state(2)
+    with refit.counted(compiled) as passes:
+        for _ in range(3):
+            model(z, state)
+    assert (passes.compiled, passes.torch) == ((3, 0) if compiled else (0, 3))
+    assert passes.subject("gru", 3).backend == (refit.COMPILED if compiled else refit.TORCH)
+    model(z, state)
+    assert passes.compiled + passes.torch == 3  # what comes later is not counted
+
+
+@pytest.mark.parametrize(("compiled", "by_torch"), [(0, 0), (5, 5), (4, 4)])
+def test_a_refit_by_neither_way_or_by_both_is_void(compiled: int, by_torch: int) -> None:
+    with pytest.raises(TwinError, match="it is not certain what was measured"):
+        refit.Passes(compiled, by_torch).subject("gru", 5)
+
+
+def test_a_family_without_gradients_cannot_pass_for_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refit, "FAMILY", "arx")
+    with pytest.raises(TwinError, match="it is not certain what was measured"):
+        refit.trainer_refit({"seconds": 3, "steps": 4, "anchor_steps": 1})
+
+
+def test_the_families_that_are_named_are_those_that_auto_takes() -> None:
+    def taken(spec: Spec) -> str:
+        return Trainer(spec, TrainerConfig(model="auto"), 100).config.model
+
+    assert taken(motor().spec(1e-3)) == stream.SUBJECT.family == alarms.SUBJECT.family
+    assert taken(change.SPEC) == change.DEFAULT == recordings.ONLINE.family
 
 
 # -- rounds ------------------------------------------------------------------------------------------

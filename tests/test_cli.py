@@ -156,7 +156,7 @@ def answers(place: Path) -> Iterator[dict[str, subprocess.CompletedProcess[str]]
     materials(place)
     environment = os.environ | {"XDG_RUNTIME_DIR": str(place), "COLUMNS": "200", "NO_COLOR": "1"}
     settings: dict[str, Any] = {"env": environment, "cwd": place, "stderr": subprocess.PIPE, "text": True}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     starts = subprocess.Popen([sys.executable, "-c", STARTS], **settings, **pipes)
     assert starts.stdin is not None and starts.stdout is not None
     live = subprocess.Popen(twin(place, "simulate", "--source", "live", "--rate", "200"), **settings)

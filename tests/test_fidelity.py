@@ -21,6 +21,7 @@ from benchmarks.subject import Subject
 from simulators import motor
 from simulators.quick_motor import quick
 from twin.config import TrainerConfig, TwinConfig
+from twin.errors import TwinError
 from twin.metrics import fit_percent, rmse
 
 DT = 1e-3
@@ -53,6 +54,11 @@ def test_a_refit_takes_the_streams_time(monkeypatch: pytest.MonkeyPatch) -> None
     live.run(quick(plant, 1200).z)
     assert live.refits[0]["at"] == pytest.approx(0.5 + 0.1 * 2, abs=0.11)  # one step, and the gate
     assert len(live.refits) <= 3
+
+
+def test_a_family_is_asked_for_by_name() -> None:
+    with pytest.raises(TwinError, match="name a family"):
+        Live(motor().spec(DT), TrainerConfig(model="auto"), TwinConfig())
 
 
 def test_it_goes_on_from_a_checkpoint_and_what_it_recalls() -> None:

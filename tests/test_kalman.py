@@ -327,6 +327,39 @@ def test_the_compiled_filter_is_the_reference(name: str, mode: str) -> None:
     assert answer == pytest.approx(wanted, rel=1e-6, abs=1e-6)
 
 
+def test_everything_else_of_the_reference_is_as_of_the_compiled_filters() -> None:
+    """Two rows, the speed before the current: state, parameters, free run, and what a reset leaves."""
+    swapped = {**tensors(), "clock": np.array([DT, 1, 0]), "scale": np.array([5.0, 60.0, 0.3])}
+    z = np.stack((driving(), standing()[:900].repeat(2, 0)[:900]))[:, :600, [0, 2, 1]]
+    compiled, reference = Motors(swapped, 2), ReferenceMotors(swapped, 2)
+    unseen = reference.state
+    assert not unseen.any() and np.array_equal(unseen, compiled.state)
+
+    def assert_alike(z: Array, adapting: bool) -> None:
+        one, other = (motors.follow(z, adapting) for motors in (compiled, reference))
+        assert one == pytest.approx(other, rel=1e-6, abs=1e-6)
+        assert compiled.state == pytest.approx(reference.state, rel=1e-5, abs=1e-9)
+        for r in range(2):
+            for found, wanted in zip(compiled.parameters(r), reference.parameters(r), strict=True):
+                assert found == pytest.approx(wanted, rel=1e-6, abs=1e-12)
+
+    assert_alike(z[:, :200], True)
+    runs = [motors.free_run(z[:, 200], z[:, 200:300, :1]) for motors in (compiled, reference)]
+    assert runs[0] == pytest.approx(runs[1], rel=1e-5, abs=1e-5) and runs[0].shape == (2, 100, 2)
+    assert_alike(z[:, 200:300], False)
+    state = reference.state
+    first = reference.follow(z[:, 300:350])
+    reference.state = state
+    assert np.array_equal(reference.follow(z[:, 300:350]), first), "a state put back"
+    learned = reference.parameters()[0]
+    assert (learned != swapped["values"]).all()
+    for keep in (True, False):
+        for motors in (compiled, reference):
+            motors.reset(learned=not keep)
+        assert_alike(z[:, 350:400], keep)
+        assert np.array_equal(reference.parameters()[0], swapped["values"].astype(np.float64)) != keep
+
+
 @pytest.mark.parametrize("learn", [False, True])
 def test_a_pass_of_the_identification_is_the_reference_without_wandering(learn: bool) -> None:
     z, p0, n = driving(), values_of(QUBE) * 1.05, JOINT if learn else STATES

@@ -14,7 +14,7 @@ from twin.families import FAMILIES
 ROOT = Path(__file__).parent.parent
 
 LAYERS: list[set[str]] = [
-    {"twin.errors", "twin.messages", "twin.metrics"},
+    {"twin.errors", "twin.messages", "twin.metrics", "twin.defaults"},
     {
         "twin.window",
         "twin.history",

@@ -103,7 +103,7 @@ def test_every_command_and_file_the_readme_names_is_there() -> None:
     for name in re.findall(r"\]\(([\w/.-]+)[#)]", text):
         assert (ROOT / name).exists(), name
     named = set(re.findall(r"^\| `twin (\w+)`", text, re.MULTILINE))
-    assert named == {"run", "simulate", "predict", "train", "watch", "forecast", "fit", "evaluate"}
+    assert named == {"run", "simulate", "predict", "train", "watch", "forecast", "fit", "evaluate", "prepare"}
     for command in sorted(named):
         done = subprocess.run(
             [sys.executable, "-m", "twin", command, "--help"], capture_output=True, text=True, check=True
@@ -113,4 +113,4 @@ def test_every_command_and_file_the_readme_names_is_there() -> None:
 
 @pytest.mark.parametrize("table", [targets.table, targets.steps, targets.chain])
 def test_its_tables_say_what_the_committed_results_say(table: Callable[[], str]) -> None:
-    assert table() in (ROOT / "README.md").read_text(), "write it anew: python -m benchmarks.targets"
+    assert table() in (ROOT / "docs" / "speed.md").read_text(), "write it anew: python -m benchmarks.targets"

@@ -544,7 +544,7 @@ def test_a_checkpoint_comes_back_from_the_disk_and_is_served(
     checkpoint = load(save(tmp_path, found.checkpoint(verdict)))
     assert (checkpoint.number, checkpoint.parent, checkpoint.family) == (1, None, "gru")
     assert checkpoint.metrics == verdict.figures and checkpoint.config["hidden_size"] == 8
-    twin = Twin(SPEC, window=WINDOW)
+    twin = Twin(SPEC, window=WINDOW, adapt=False)
     twin.refresh(checkpoint)
     twin.catch_up()
     model = as_network(found.incumbent)

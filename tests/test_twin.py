@@ -82,7 +82,7 @@ def follow(
 
 def following(family: str = "gru", seqs: Iterable[int] = range(60)) -> Twin:
     """A twin that has answered samples with model 1 from the first on."""
-    twin = Twin(SPEC, window=LENGTH)
+    twin = Twin(SPEC, window=LENGTH, adapt=False)
     twin.refresh(checkpoint(1, family))
     twin.catch_up()
     follow(twin, seqs)
@@ -107,7 +107,7 @@ def assert_close(one: Any, other: Any) -> None:
 
 
 def test_without_a_model_it_answers_by_persistence() -> None:
-    twin = Twin(SPEC, window=LENGTH)
+    twin = Twin(SPEC, window=LENGTH, adapt=False)
     assert twin.status == "waiting" and twin.model == 0
     answers = follow(twin, range(10))
     assert all(a.status == "unestimated" and a.model == 0 for a in answers)
@@ -117,7 +117,7 @@ def test_without_a_model_it_answers_by_persistence() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_answers_every_sample_with_what_the_model_says(family: str) -> None:
-    twin, by_hand = Twin(SPEC, window=LENGTH), open_predictor(checkpoint(1, family))
+    twin, by_hand = Twin(SPEC, window=LENGTH, adapt=False), open_predictor(checkpoint(1, family))
     twin.refresh(checkpoint(1, family))
     assert twin.catch_up() and twin.model == 1
     answers = follow(twin, range(100))
@@ -147,7 +147,7 @@ def test_stamps_are_handed_on() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_swap_skips_no_sample_and_each_answer_is_exactly_one_model_s(family: str) -> None:
-    twin = Twin(SPEC, window=LENGTH)
+    twin = Twin(SPEC, window=LENGTH, adapt=False)
     models = {number: checkpoint(number, family) for number in (1, 2)}
     twin.refresh(models[1])
     twin.catch_up()
@@ -172,7 +172,7 @@ def test_a_swap_skips_no_sample_and_each_answer_is_exactly_one_model_s(family: s
 def test_a_replay_swaps_at_the_same_sample_with_the_same_numbers() -> None:
     runs = []
     for _ in range(2):
-        twin = Twin(SPEC, window=LENGTH)
+        twin = Twin(SPEC, window=LENGTH, adapt=False)
 
         def news(seq: int, twin: Twin = twin) -> None:
             if seq in (7, 70):
@@ -196,7 +196,7 @@ def test_a_newer_model_takes_the_place_of_one_that_is_still_catching_up() -> Non
 
 
 def test_a_model_taken_up_before_a_full_window_is_warmed_by_what_there_is() -> None:
-    twin = Twin(SPEC, window=LENGTH)
+    twin = Twin(SPEC, window=LENGTH, adapt=False)
     follow(twin, range(5))
     twin.refresh(checkpoint())
     assert twin.catch_up()
@@ -285,7 +285,7 @@ def test_a_gap_longer_than_the_window_begins_anew() -> None:
 
 @pytest.mark.parametrize("missing", [3, LENGTH + 1])
 def test_a_gap_without_a_model_is_counted_too(missing: int) -> None:
-    twin = Twin(SPEC, window=LENGTH)
+    twin = Twin(SPEC, window=LENGTH, adapt=False)
     answers = follow(twin, [0, 1, 2 + missing])
     assert answers[-1].residual == {} and answers[-1].y == sample(2 + missing).y
     assert (twin.counters.gaps, twin.counters.lost) == (1, missing)
@@ -383,7 +383,7 @@ def test_an_invalid_answer_is_replaced_and_the_model_before_comes_back() -> None
 
 
 def test_a_broken_first_model_leaves_persistence_and_a_good_one_ends_it() -> None:
-    twin = Twin(SPEC, window=LENGTH)
+    twin = Twin(SPEC, window=LENGTH, adapt=False)
     twin.refresh(broken(1))
     twin.catch_up()
     said = [(a.model, a.status) for a in follow(twin, range(10))]
@@ -393,7 +393,7 @@ def test_a_broken_first_model_leaves_persistence_and_a_good_one_ends_it() -> Non
 
 
 def test_a_model_that_fails_while_the_next_is_on_its_way_makes_room_for_it() -> None:
-    twin = Twin(SPEC, window=LENGTH)
+    twin = Twin(SPEC, window=LENGTH, adapt=False)
     follow(twin, range(60))
     twin.refresh(broken(1))
     while not twin.catch_up():

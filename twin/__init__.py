@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from twin.trainer import Trainer
     from twin.twin import Twin
 
-__version__: Final = "0.1.0"
+__version__ = "0.1.0"
 
 __all__ = [
     "Checkpoint",

@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from twin.address import endpoint
+from twin.defaults import ADAPT, BACKEND, WINDOW
 from twin.families import AUTO, FAMILIES, OWN
 
 
@@ -97,12 +98,12 @@ class PlantConfig(Section):
 class TwinConfig(Section):
     """How the stream is answered."""
 
-    window: int = Field(100, ge=2, le=100_000)
+    window: int = Field(WINDOW, ge=2, le=100_000)
     """Samples in the rolling window: what warms a new model's hidden state."""
-    backend: Literal["compiled", "eager", "eager-cuda", "graph"] = "compiled"
+    backend: Literal["compiled", "eager", "eager-cuda", "graph"] = BACKEND
     """The way to run a step: machine code for this CPU, torch on the CPU or on a CUDA device, or a CUDA
     graph."""
-    adapt: bool = True
+    adapt: bool = ADAPT
     """Let the model's linear readout follow the motor at every sample, between the refits; compiled backend
     only."""
     realtime: bool = False

@@ -62,8 +62,8 @@ class Alarm:
 class Detection:
     """The memory of one twin's intervals and alarms, and what is read from it.
 
-    A call of `step` for each answer; it is on the way of every sample, so it only hands over. `memory` is where it
-    keeps its numbers, from the first on; others of the twin may follow (`twin.frames`).
+    A call of `step` for each answer; it is on the way of every sample, so it only hands over. `memory` is
+    where it keeps its numbers, from the first on; others of the twin may follow (`twin.frames`).
     """
 
     def __init__(self, spec: Spec, memory: NDArray[np.float64] | None = None) -> None:

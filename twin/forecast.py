@@ -2,8 +2,9 @@
 
 How far off free runs are is measured, not modelled: while the stream goes, a second predictor starts again
 and again from where the first one is, runs free under the inputs that come, and is compared with what comes.
-Its errors, by horizon, feed the same quantile tracker as the intervals of the answers (`twin.detection`). So a
-forecast's interval holds for inputs like those of late; where none of late were like them, nobody knows.
+Its errors, by horizon, feed the same quantile tracker as the intervals of the answers (`twin.detection`).
+So a forecast's interval holds for inputs like those of late; where none of late were like them, nobody
+knows.
 """
 
 from __future__ import annotations

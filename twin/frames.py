@@ -1,8 +1,8 @@
 """The plain case of a twin's stream, from bytes to bytes: the next sample comes, and the model answers it.
 
-`Frames` is the memory that a twin shares with its kernels (`twin.kernels.frames`), and the templates by which they
-read a sample's frame and write its prediction's. Both templates are made from messages that `twin.messages` has
-packed, so that the wire has one definition.
+`Frames` is the memory that a twin shares with its kernels (`twin.kernels.frames`), and the templates by
+which they read a sample's frame and write its prediction's. Both templates are made from messages that
+`twin.messages` has packed, so that the wire has one definition.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from twin.messages import Prediction, Sample, Spec, pack
 from twin.window import Window
 
 _MARK: Final = 0x7FEF_FFFF_FFFF_FF00
-"""And what follows it: large integers, and as the bits of doubles finite ones. 0xff stands in no name's UTF-8."""
+"""And what follows it: large integers, and as the bits of doubles finite ones. 0xff stands in no name's
+UTF-8."""
 
 
 class Frames:
     """The memory of one twin, and the kernels that work on it.
 
-    After `take` has returned 1, the sample's values stand in the window and in `features` (1, F), memory of the active
-    predictor if there is one; the model's step follows, then `answer`. A sample that comes as a message is put
-    there by `hold`.
+    After `take` has returned 1, the sample's values stand in the window and in `features` (1, F), memory of
+    the active predictor if there is one; the model's step follows, then `answer`. A sample that comes as a
+    message is put there by `hold`.
     """
 
     def __init__(self, spec: Spec, window: Window) -> None:

@@ -1,7 +1,7 @@
 """The hand-over from one model to the next, without a cold start and between two samples.
 
-A new model's hidden state is warmed by the window, which is exactly what is needed for that: some samples a turn,
-until it has seen all. Then it changes places with the one that answers.
+A new model's hidden state is warmed by the window, which is exactly what is needed for that: some samples a
+turn, until it has seen all. Then it changes places with the one that answers.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ CATCH_UP_SAMPLES: Final = 16
 
 
 class HandOver:
-    """The predictor that answers (`active`), the one that catches up (`spare`), and the one before (`previous`),
-    to change back to.
+    """The predictor that answers (`active`), the one that catches up (`spare`), and the one before
+    (`previous`), to change back to.
 
-    `adapt` is whether what answers learns from each measurement; `muted` stops that while a sensor has failed.
+    `adapt` is whether what answers learns from each measurement; `muted` stops that while a sensor has
+    failed.
     """
 
     def __init__(self, window: Window, adapt: bool) -> None:
@@ -38,7 +39,8 @@ class HandOver:
             self.active.adapting = measured and self.adapt and not self.muted
 
     def bridged(self) -> None:
-        """The newest samples of the window are answers: a spare begins again with them, and learns nothing."""
+        """The newest samples of the window are answers: a spare begins again with them, and learns
+        nothing."""
         self._bridged = self._window.count
         if self.spare is not None:
             self.begin(self.spare)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 import numbers
 import re
+from collections.abc import Iterable
 from typing import Final, cast
 
 import msgspec
@@ -103,6 +104,23 @@ class Spec(Message, frozen=True, kw_only=True, gc=False):
             if not -_FLOAT32 < value < _FLOAT32:
                 return None
         return values
+
+    def sample(self, seq: int, row: Iterable[float], *, epoch: int = 0) -> Sample:
+        """The sample `seq` with these F values, at its time in a stream that begins at 0: `row` turned back.
+
+        Raises:
+            SpecError: more or fewer values than signals.
+
+        >>> spec = Spec(inputs=("voltage",), outputs=("speed",), dt=0.5)
+        >>> spec.sample(3, [12.0, 90.0]).y, spec.row(spec.sample(3, [12.0, 90.0]))
+        ({'speed': 90.0}, [12.0, 90.0])
+        """
+        values, inputs = list(row), len(self.inputs)
+        if len(values) != inputs + len(self.outputs):
+            raise SpecError(f"{len(values)} values for the signals {', '.join(self.features)}")
+        u = dict(zip(self.inputs, values[:inputs], strict=True))
+        y = dict(zip(self.outputs, values[inputs:], strict=True))
+        return Sample(epoch=epoch, seq=seq, t=seq * self.dt, u=u, y=y)
 
     def same_signals(self, other: Spec) -> bool:
         """Whether a model made for one serves the other: same signals in the same order, same period."""

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint, check_plant
+from twin.defaults import ADAPT, BACKEND, WINDOW
 from twin.detection import Alarm, Detection
 from twin.errors import SpecError
 from twin.forecast import Forecast, HorizonErrors, Present
@@ -65,15 +66,15 @@ class Twin:
     `window` is the number of samples kept to warm a new model's hidden state. `backend` names the way to run
     a step (`twin.predictor.BACKENDS`). With `adapt`, a predictor learns from each measurement it is given.
 
-    `step` answers any sample. In the plain case, that is most of the time, `take` and `answer` do the same from the
-    bytes of a sample to the bytes of its prediction.
+    `step` answers any sample. In the plain case, that is most of the time, `take` and `answer` do the same
+    from the bytes of a sample to the bytes of its prediction.
 
     Raises:
         SpecError: a Spec or a window that cannot be.
     """
 
     def __init__(
-        self, spec: Spec, *, window: int = 200, backend: str = "compiled", adapt: bool = False
+        self, spec: Spec, *, window: int = WINDOW, backend: str = BACKEND, adapt: bool = ADAPT
     ) -> None:
         if window < 1:
             raise SpecError(f"window = {window} samples: at least 1 is needed")
@@ -119,8 +120,9 @@ class Twin:
     # -- from bytes to bytes -------------------------------------------------------------------------
 
     def take(self, frame: bytes) -> bool:
-        """Take in the frame of a sample, if it is the plain case: the next one of the stream, as `messages.pack`
-        writes it, to a model that follows and knows its intervals. `answer` has then what is to be sent.
+        """Take in the frame of a sample, if it is the plain case: the next one of the stream, as
+        `messages.pack` writes it, to a model that follows and knows its intervals. `answer` has then what
+        is to be sent.
 
         False for all else, and then nothing has changed: decode it, and give it to `step`.
         """
@@ -249,8 +251,8 @@ class Twin:
             self.models.learn()
 
     def _interrupt(self, sample: Sample, epoch: int, seq: int, u: list[float]) -> None:
-        """Meet a sample that is not the one after `seq`: a gap is bridged with the inputs u of that one held; a
-        restart or a long gap begins anew."""
+        """Meet a sample that is not the one after `seq`: a gap is bridged with the inputs u of that one
+        held; a restart or a long gap begins anew."""
         if sample.epoch != epoch or sample.seq < seq:
             self.counters.restarts += 1
             self._begin_anew()
@@ -313,8 +315,8 @@ class Twin:
         """Let the spare predictor take in a portion of the window; True when it then changed places. Where
         there is none, go on with the free run that tells how far off forecasts are.
 
-        Bounded work for between two samples; the swap is counted in samples, so that a replay swaps at the same
-        `seq`.
+        Bounded work for between two samples; the swap is counted in samples, so that a replay swaps at the
+        same `seq`.
         """
         active = self.models.active
         if self.models.spare is None:

@@ -127,7 +127,7 @@ def in_one_process(length: int, at_once: bool, swaps: int) -> dict[str, float]:
     """The longest turn of each swap, back to back: its median and its worst over the swaps, in µs."""
     checkpoint, clock = new_checkpoint(), time.perf_counter_ns
     spare, other = (open_predictor(checkpoint) for _ in range(2))
-    twin = Twin(checkpoint.spec, window=length, backend="compiled")
+    twin = Twin(checkpoint.spec, window=length, backend="compiled", adapt=False)
     twin.refresh(checkpoint)
     twin.catch_up()
     stream = samples()

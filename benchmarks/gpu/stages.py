@@ -61,7 +61,11 @@ STAGES: Final = (
         "the fused kernel against float64",
         150.0,
         ("tests/test_fused.py",),
-        ("tests/test_fused.py", "-k", "put_in or moderate or not_a_number"),
+        (
+            "tests/test_fused.py",
+            "-k",
+            "put_in or moderate or not_a_number or several_samples or (signals_and_taps and rnn)",
+        ),
     ),
     _tests(
         "graph",

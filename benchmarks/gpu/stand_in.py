@@ -71,9 +71,23 @@ class OnDevice(Tensor):
         """As the device's tensors say it."""
         return True
 
+    @property
+    def data(self) -> Tensor:
+        """The same without a history; set by a module that goes to another type."""
+        return Tensor.data.__get__(self)  # type: ignore[attr-defined, no-any-return]
+
+    @data.setter
+    def data(self, other: Any) -> None:
+        Tensor.data.__set__(self, other)  # type: ignore[attr-defined]
+        self.host = other.host
+
     def data_ptr(self) -> int:
         """Where its numbers are."""
         return self.host.data_ptr()
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """A part: of an index that is a list, torch would make a tensor without memory."""
+        return super().__getitem__(OnDevice(torch.tensor(index)) if isinstance(index, list) else index)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         """Write a part: a plain number would be made a tensor without memory on its way."""

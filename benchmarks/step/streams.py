@@ -54,7 +54,7 @@ def chunks(length: int) -> Iterator[list[Sample]]:
 
 def twin_stream(length: int) -> dict[str, float]:
     """All samples through `Twin.step` with the compiled GRU: µs a step, and the growth."""
-    twin, checkpoint = Twin(SPEC, backend=COMPILED), network("gru", taps=TAPS)
+    twin, checkpoint = Twin(SPEC, window=200, backend=COMPILED, adapt=False), network("gru", taps=TAPS)
     twin.refresh(checkpoint)
     while not twin.catch_up():
         pass

@@ -22,8 +22,8 @@ from twin.kernels.vectors import doubles
 MISS_SHARE: Final = 0.1
 """Share of samples that may lie outside: 90 % nominal."""
 WIDTH_STEP: Final = 0.02
-"""How far one sample moves the width, in local scales. Over n samples the share outside differs from `MISS_SHARE`
-by (last width - first width) / (n WIDTH_STEP), whatever the residuals are."""
+"""How far one sample moves the width, in local scales. Over n samples the share outside differs from
+`MISS_SHARE` by (last width - first width) / (n WIDTH_STEP), whatever the residuals are."""
 SCALE_SAMPLES: Final = 50.0
 """Samples over which the local scale, a mean absolute residual, is taken."""
 FIRST_WIDTH: Final = 2.06

@@ -1,11 +1,12 @@
-"""From the bytes of a sample to the bytes of its prediction, compiled: two calls, with the model's step between.
+"""From the bytes of a sample to the bytes of its prediction, compiled: two calls, with the model's step
+between.
 
 `take` reads the frame of the sample that comes next in its stream, and puts its values where the model wants
-them; `answer` takes what the model says of it, states interval and residual (`twin.kernels.detection`), and writes
-the frame of the prediction. Both go by templates: literal bytes with holes between for numbers, made from
-a message that the ordinary encoder has packed (`twin.frames`). So what `take` accepts is, byte for byte, what that
-encoder writes; all else it refuses, and has then changed nothing but its scratch. No byte is read that is not
-below the length of the frame.
+them; `answer` takes what the model says of it, states interval and residual (`twin.kernels.detection`), and
+writes the frame of the prediction. Both go by templates: literal bytes with holes between for numbers, made
+from a message that the ordinary encoder has packed (`twin.frames`). So `take` accepts what
+that encoder writes, and the same with wider integers; all else it refuses, and has then changed nothing but
+its scratch. No byte beyond the length of the frame is read.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from twin.kernels.cache import kept
 from twin.kernels.vectors import doubles, load, pointer, store
 
 INTEGER, DOUBLE = 0, 1
-"""What stands in a hole: an integer in any of msgpack's unsigned forms, written in the shortest; the eight bytes of
-a double."""
+"""What stands in a hole: an integer in any of msgpack's unsigned forms, written in the shortest; the eight
+bytes of a double."""
 FLOAT32_LIMIT: Final = 2.0**128 - 2.0**104  # as `twin.messages.Spec.row` has it
 MAX_SEQ: Final = 2**53  # as `twin.messages.unpack` has it
 
@@ -39,8 +40,8 @@ class Places(NamedTuple):
     """Where a twin's numbers are, eight bytes each, behind those of `twin.kernels.detection`.
 
     `arrived` and `u` are scratch: epoch, seq, sent_ns and t of the frame being read, and its inputs.
-    `last` and `held` are the same of the sample that was answered last. `t` is the time that a prediction is for,
-    the stamps are its own: epoch, received_ns, sent_ns.
+    `last` and `held` are the same of the sample that was answered last. `t` is the time that a prediction
+    is for, the stamps are its own: epoch, received_ns, sent_ns.
     """
 
     arrived: int
@@ -84,7 +85,8 @@ class Template(NamedTuple):
     """Literal bytes and the holes behind them."""
 
     table: npt.NDArray[np.int64]
-    """Number of pieces, then of each the number of its literal bytes, and its hole's kind and place in memory."""
+    """Number of pieces, then of each the number of its literal bytes, and its hole's kind and place in
+    memory."""
     literals: npt.NDArray[np.uint8]
     longest: int
     """Bytes of the longest frame."""
@@ -141,7 +143,8 @@ def _big_endian(frame: Any, at: Any, size: Any) -> Any:
 
 @njit
 def read(table: Any, literals: Any, frame: Any, length: Any, memory: Any) -> Any:
-    """Read a frame by a template: whether it is like it. Holes read before that was clear have been filled."""
+    """Read a frame by a template: whether it is like it. Holes read before that was clear have been
+    filled."""
     at, literal = 0, 0
     for piece in range(table[0]):
         n, kind, place = table[1 + 3 * piece], table[2 + 3 * piece], table[3 + 3 * piece]
@@ -202,10 +205,10 @@ def write(table: Any, literals: Any, frame: Any, memory: Any) -> Any:
 def taker(inputs: int, outputs: int) -> Take:
     """What takes in the frame at hand, of so many bytes: 1 if it is the next sample, else 0.
 
-    It is called with the address of a `Call`. The sample's values are then in `features`, in the window's ring, and in
-    the memory. Nothing is checked of the addresses: that is the caller's to do.
+    It is called with the address of a `Call`. The sample's values are then in `features`, in the window's
+    ring, and in the memory. Nothing is checked of the addresses: that is the caller's to do.
     """
-    arrived, u, last, held = places(inputs, outputs)[:4]
+    arrived, u, last = places(inputs, outputs)[:3]
     measured, features = detection.places(outputs).measured, inputs + outputs
 
     def take(call: Any, length: Any) -> Any:
@@ -245,9 +248,9 @@ def taker(inputs: int, outputs: int) -> Take:
 def answerer(inputs: int, outputs: int) -> Answer:
     """What answers the sample taken in: it writes the frame of the prediction, and returns its length.
 
-    It is called with the address of a `Call`, that of the model's y (P) in float32, and the prediction's stamps: epoch,
-    received_ns, sent_ns. The length comes with a minus where an alarm has begun or ended; 0 where y is not
-    finite, and then nothing has been done.
+    It is called with the address of a `Call`, that of the model's y (P) in float32, and the prediction's
+    stamps: epoch, received_ns, sent_ns. The length comes with a minus where an alarm has begun or ended; 0
+    where y is not finite, and then nothing has been done.
     """
     at, own = detection.places(outputs), places(inputs, outputs)
     answered, given, changed = at.answered, at.given, at.changed

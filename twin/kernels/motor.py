@@ -1,4 +1,6 @@
-"""The DC motor over one sample period, and how that depends on its parameters: compiled, in float64.
+"""The DC motor over one sample period and its derivatives in closed form: compiled, in float64.
+
+`twin.kernels.motor_reference` has the same by exponentials of matrices, to be read; this is held to it.
 
     L di/dt = v - R i - K ω
     J dω/dt = K i - b ω - τ_c sgn(ω) - τ_L
@@ -27,7 +29,7 @@ from numba import njit
 
 from twin.kernels.motor_reference import PARAMETERS as PARAMETERS
 
-_SMALL: Final = 1e-4  # of (q t)²: below, the series of sinh(q t) / q is exact to 1e-13
+_SERIES_BELOW: Final = 1e-4  # (q t)²: there the series of sinh(q t) / q is exact to 1e-13
 _INLINE: Final[dict[str, Any]] = {"fastmath": {"contract"}, "inline": "never", "nogil": True}
 
 
@@ -37,7 +39,7 @@ def coefficients(trace: float, det: float, t: float, c: Any) -> None:
     s = 0.5 * trace
     square = s * s - det  # q²
     z = square * t * t
-    if abs(z) < _SMALL:  # nearly equal eigenvalues
+    if abs(z) < _SERIES_BELOW:  # nearly equal eigenvalues
         e = math.exp(s * t)
         even = e * (1.0 + z / 2.0 + z * z / 24.0)
         odd = e * t * (1.0 + z / 6.0 + z * z / 120.0)

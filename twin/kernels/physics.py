@@ -1,10 +1,9 @@
-"""Many filters of one motor at work: samples in, what is expected next out, all in memory that was there
-before.
+"""Kalman filters of one motor, N at once: samples in, predictions out, without new memory.
 
-A row is a filter (`twin.kernels.kalman`), 64-bit throughout. Its state for the outside is thirteen float32
-numbers, the mean and covariance of current, speed and load in the checkpoint's own scales and two marks of
-outliers, and the CUSUM; a filter that does not adapt rounds to them after each sample, so that a state handed
-out and put back repeats what followed.
+A row is the memory of one filter (`twin.kernels.kalman`) in float64. Its state for the outside is thirteen
+float32 numbers: mean and covariance of current, speed and load, in the checkpoint's scales, two marks of
+outliers, and the CUSUM up and down. A filter that does not adapt rounds to them after each sample: so a state
+handed out and put back repeats what followed, bit for bit.
 """
 
 from __future__ import annotations
@@ -25,12 +24,11 @@ from twin.kernels.kalman_reference import CURRENT, JOINT, SPEED, STATES, WALK_PE
 from twin.kernels.motor_reference import PARAMETERS
 from twin.kernels.vectors import doubles, integer, pointer
 
-STATE: Final = 13
-"""i, ω, τ_L, the lower triangle of their covariance, two marks of outliers, the CUSUM up and down."""
 ANSWER: Final = 5
-"""v, the innovations of both outputs, and both outputs expected next: what a correction would like to see."""
+"""Numbers of one answer: v, the innovations of both outputs, and both outputs expected next; a network that
+corrects the motor reads all of them."""
 EXPECTED: Final = ANSWER - 2
-"""Where these two outputs are."""
+"""Place of the outputs expected next in an answer."""
 _INLINE: Final[dict[str, Any]] = {"fastmath": {"contract"}, "forceinline": True}
 
 Array = npt.NDArray[Any]
@@ -76,18 +74,23 @@ class Known(NamedTuple):
 
 
 class MotorCall(NamedTuple):
-    """Places among the 64-bit integers with which the follower is called: the addresses of what is known, of
-    the rows, of the samples z (N, T, 3) and of the answers (N, T, 5), then N, T, whether to adapt, and
-    whether to run free: then the outputs of all samples after the first are filled in."""
+    """Places among the 64-bit integers with which the follower is called: addresses, numbers and choices."""
 
     known: int
+    """What `Known` names."""
     rows: int
+    """(N, row), each as `Row` names it."""
     z: int
+    """Samples (N, T, 3)."""
     answers: int
+    """(N, T, 5)."""
     n: int
     steps: int
+    """T."""
     adapting: int
+    """Whether to adapt."""
     free: int
+    """Whether to run free: then the outputs of all samples after the first are filled in."""
 
 
 def _places(shapes: Iterable[tuple[int, ...]]) -> list[int]:
@@ -217,9 +220,8 @@ class Motors:
 
     def reset(self, *, learned: bool = True) -> None:
         """Forget all samples, and, unless `learned` is False, what they taught about the parameters."""
-        keep = (self._begun[:, None] > 0.0) & (
-            not learned
-        )  # before the first sample there is nothing to keep
+        # before the first sample there is nothing to keep
+        keep = (self._begun[:, None] > 0.0) & (not learned)
         changes = np.where(keep, self._x[:, STATES:], 0.0)
         covariance = np.where(keep[:, :, None], self._cov[:, STATES:, STATES:], self._covariance)
         values = np.where(keep, self._p, self._known[KNOWN.p0 : KNOWN.noise])

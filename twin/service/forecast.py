@@ -141,7 +141,7 @@ def follower(config: Config, spec: Spec, directory: Path) -> tuple[Twin, int]:
         raise CheckpointError(
             f"{directory} holds no model yet; wait for the trainer or name another --run-dir"
         )
-    twin = Twin(spec, window=config.twin.window, backend=config.twin.backend)
+    twin = Twin(spec, window=config.twin.window, backend=config.twin.backend, adapt=False)
     twin.refresh(checkpoint)
     twin.catch_up()
     return twin, checkpoint.number
