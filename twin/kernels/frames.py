@@ -165,7 +165,7 @@ def read(table: Any, literals: Any, frame: Any, length: Any, memory: Any) -> Any
                 continue
             if not 0xCC <= first <= 0xCF:
                 return False
-            size = 1 << (first - 0xCC)
+            size = 1 << int(first - 0xCC)
         if size > length - at:
             return False
         value = _big_endian(frame, at, size)
