@@ -23,7 +23,7 @@ from twin.history import History
 from twin.messages import Sample, Spec
 from twin.models.lesson import Lesson
 from twin.models.model import Model
-from twin.models.opening import chosen, class_of, new_model, open_model
+from twin.models.opening import chosen, class_of, new_model, open_model, sizes_for
 from twin.models.scaling import Scaling
 from twin.validation import JUDGED_SEGMENTS, Decision, Errors, Judge, Segments, Verdict
 
@@ -42,11 +42,12 @@ CHANGED_CAUTION: Final = 0.25
 
 
 class Incumbent(NamedTuple):
-    """The model in use, the number of its checkpoint, and the one it was refitted from."""
+    """The model in use, the number of its checkpoint, the one it was refitted from, and the one before it."""
 
     model: Model | None = None
     number: int = 0
     parent: int | None = None
+    before: Incumbent | None = None
 
 
 class Trainer:
@@ -70,11 +71,10 @@ class Trainer:
         incumbent: Checkpoint | None = None,
         adapt: bool = False,
     ) -> None:
-        family, self._sizes = chosen(spec, config.model, incumbent, **config.sizes)
+        family, _ = chosen(spec, config.model, incumbent, **config.sizes)
         self.spec, self.config = spec, config.model_copy(update={"model": family})
         self._may_leave = config.model == AUTO and incumbent is None  # what presumes another plant
         self._incumbent = Incumbent(open_model(incumbent), incumbent.number) if incumbent else Incumbent()
-        self._before = self._incumbent
         self.taken = self.number
         """The highest number in use, be it by a checkpoint that is damaged."""
         self.candidate: Model | None = None
@@ -150,7 +150,9 @@ class Trainer:
 
     def rehearse(self) -> None:
         """Do what the first refit would otherwise wait seconds for: compiling, imports."""
-        class_of(self.config.model).rehearse(self.config.model, self.spec, self._sizes)
+        family = self.config.model
+        sizes = sizes_for(family, self.spec, **self.config.sizes)
+        class_of(family).rehearse(family, self.spec, sizes)
 
     # -- the first gate ------------------------------------------------------------------------------
 
@@ -264,8 +266,9 @@ class Trainer:
         if not passed:
             self._resume = candidate if self.incumbent is None and candidate.resumes else None
             return Verdict(False, f"refused: {text}", figures)
-        self.taken, self._lesson, self._before = self.taken + 1, None, self._incumbent
-        self._incumbent = Incumbent(candidate, self.taken, self.number or None)
+        self.taken, self._lesson = self.taken + 1, None
+        before = self._incumbent._replace(before=None)
+        self._incumbent = Incumbent(candidate, self.taken, self.number or None, before)
         return Verdict(True, f"model {self.number} accepted: {text}", figures)
 
     def _against_linear(self, candidate: Model, found: Errors, z: Segments, end: int) -> Verdict | None:
@@ -277,7 +280,6 @@ class Trainer:
         verdict = self.judge.against_linear(candidate.family, found, linear)
         if verdict is not None and self.judge.refuted:
             self.config = self.config.model_copy(update={"model": NETWORK})
-            self._sizes = chosen(self.spec, NETWORK, None, **self.config.sizes)[1]
             text = f"{verdict.text} again, so that its equations are not this plant's; from now on a "
             return Verdict(False, f"{text}{NETWORK} is fitted", verdict.figures)
         return verdict
@@ -308,4 +310,4 @@ class Trainer:
 
     def take_back(self) -> None:
         """Go on from the incumbent before the last one that was accepted: nobody else has that one."""
-        self._incumbent = self._before
+        self._incumbent = self._incumbent.before or self._incumbent

@@ -44,10 +44,7 @@ class Compiled:
         if rows < 1:
             raise SpecError(f"{rows} rows: a predictor has at least one")
         check(checkpoint)
-        self.rows = rows
-        self.number = checkpoint.number
         self._layout = layout = layout_of(checkpoint.family, checkpoint.sizes)
-        self._state_size = state_size(checkpoint.family, checkpoint.sizes)
         # a fork takes the code that is at hand: a twin would wait for other code to be compiled
         tile = TILE if rows >= TILE and not fork else 1
         self._threads = numba.get_num_threads() if rows >= PARALLEL and not fork else 1
@@ -60,13 +57,11 @@ class Compiled:
         self._y = self._rows[:, layout.y : layout.y + layout.outputs]
         learns = rows == 1 and not fork
         self._learned = _learned(layout, checkpoint, self._weights) if learns else None
-        self._adapting = False
-        self._portion = max(1, _WORK // (layout.scratch * rows))
-        self.sample = self._sample = np.zeros((rows, layout.features), np.float32)
-        self._shape = self._sample.shape
+        self.sample = np.zeros((rows, layout.features), np.float32)
+        self._shape = self.sample.shape
         self._checkpoint = checkpoint
-        self._free_run = free_runner(layout)
-        self._step = self.call(self._sample, 1)
+        free_runner(layout)  # so that the first free run waits for no compiler
+        self._step = self.call(self.sample, 1)
         self._step_at = self._step.ctypes.data
 
     def call(self, z: npt.NDArray[np.float32], steps: int) -> npt.NDArray[np.int64]:
@@ -80,17 +75,23 @@ class Compiled:
     @property
     def adapting(self) -> bool:
         """Whether a step takes its sample for a measurement, and learns from it."""
-        return self._adapting
+        return bool(self._step[CALL.learning])
 
     @adapting.setter
     def adapting(self, adapting: bool) -> None:
-        self._adapting = adapting
-        if self._learned is not None:
-            if adapting:
-                self._step[CALL.learned] = (
-                    self._learned.ctypes.data
-                )  # what was learned stays in use when it ends
-            self._step[CALL.learning] = adapting
+        if adapting and self._learned is not None:  # what was learned stays in use when it ends
+            self._step[CALL.learned] = self._learned.ctypes.data
+        self._step[CALL.learning] = adapting
+
+    @property
+    def rows(self) -> int:
+        """N."""
+        return len(self._rows)
+
+    @property
+    def number(self) -> int:
+        """The number of the checkpoint that it runs."""
+        return self._checkpoint.number
 
     @property
     def alarms(self) -> int:
@@ -119,7 +120,7 @@ class Compiled:
 
     @state.setter
     def state(self, state: npt.NDArray[np.float32]) -> None:
-        check_shape("state", state, (self.rows, self._state_size))
+        check_shape("state", state, (self.rows, state_size(self._checkpoint.family, self._checkpoint.sizes)))
         state = np.asarray(state, np.float32)  # what is no number is refused before anything is changed
         self.reset(learned=False)
         place = 0
@@ -150,17 +151,18 @@ class Compiled:
     def warm(self, z: npt.NDArray[Any]) -> None:
         """Follow samples z (N, T, F) without answering; a window is one compiled call."""
         check_shape("z", z, (self.rows, z.shape[1] if z.ndim == 3 else -1, self._layout.features))
-        for start in range(0, z.shape[1], self._portion):
-            portion = np.ascontiguousarray(z[:, start : start + self._portion], np.float32)
+        steps = max(1, _WORK // (self._layout.scratch * self.rows))
+        for start in range(0, z.shape[1], steps):
+            portion = np.ascontiguousarray(z[:, start : start + steps], np.float32)
             call = self.call(portion, portion.shape[1])
             self.run(call.ctypes.data)
 
     def step(self, z: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Follow one sample z (N, F), and answer the y (N, P) expected of the next one."""
-        if z is not self._sample:
+        if z is not self.sample:
             if z.shape != self._shape:  # asked here too, because a call costs as much as a fifth of the step
                 check_shape("z", z, self._shape)
-            self._sample[...] = z
+            self.sample[...] = z
         self.run(self._step_at)
         return self._y
 
@@ -171,7 +173,7 @@ class Compiled:
     def free_run(self, z: npt.NDArray[Any], u: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Simulate from z (N, F) with inputs u (N, T, U): y (N, T, P) at the instants of u."""
         layout = self._layout
-        check_shape("z", z, self._shape)
+        check_shape("z", z, self.sample.shape)
         check_shape("u", u, (self.rows, u.shape[1] if u.ndim == 3 else -1, layout.inputs))
         u = np.ascontiguousarray(u, np.float32)
         run = np.empty((self.rows, u.shape[1], layout.outputs), np.float32)
@@ -182,7 +184,7 @@ class Compiled:
             0,
         )  # one thread, and nothing to learn from its own answers
         more = np.array(Run(u.ctypes.data, run.ctypes.data, u.shape[1]), np.int64)
-        self._free_run(call.ctypes.data, more.ctypes.data)
+        free_runner(layout)(call.ctypes.data, more.ctypes.data)
         self._block[...] = kept
         return run
 

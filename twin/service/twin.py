@@ -28,6 +28,8 @@ from twin.twin import Twin
 
 STALE_PERIODS: Final = 10
 MIN_STALE_SEC: Final = 0.25  # s; at 1 kHz ten periods are shorter than a busy machine's hiccups
+MAX_WAIT_SEC: Final = 0.1
+"""For a message, before the loop looks after all else."""
 LOOK_SEC: Final = 0.05  # s between two looks into the run directory
 MAX_OPENED: Final = 4  # models opened and not yet taken up
 LOOK_SAMPLES: Final = 16  # samples between them in a stream that no clock drives
@@ -185,7 +187,6 @@ class Loop:
         self._samples = topic(Sample, config.bus.source).encode()
         self._predictions = topic(Prediction, config.bus.source).encode()
         self._patience_sec = max(STALE_PERIODS * twin.spec.dt, MIN_STALE_SEC)
-        self._wait_sec = min(self._patience_sec, 0.1)
         self._changes = Changes()
         self._stale = False
         now = time.monotonic()
@@ -196,9 +197,9 @@ class Loop:
     def turn(self) -> Spec | None:
         """Wait for a message, and answer it; the Spec of a plant that now has other signals."""
         if self.config.bus.unpaced:  # the plant waits for receipts, which `recv` sends
-            received: bytes | Message | None = self.stream.recv(self._wait_sec)
+            received: bytes | Message | None = self.stream.recv(min(self._patience_sec, MAX_WAIT_SEC))
         else:
-            received = self.stream.recv_frame(self._samples, self._wait_sec)
+            received = self.stream.recv_frame(self._samples, min(self._patience_sec, MAX_WAIT_SEC))
         received_ns = time.monotonic_ns()
         if type(received) is bytes:
             if self.twin.take(received):
