@@ -115,8 +115,8 @@ def measure_stretch(
             return stack.enter_context(running(name, arguments, XDG_RUNTIME_DIR=folder))
 
         def twin(command: str, *options: str) -> Running:
-            common = ["--source", SOURCE, "--run-dir", str(place / "run")]
-            common += ["--plant-endpoint", hear, "--twin-endpoint", speak]
+            common = ["--source", SOURCE, "--run-dir", str(place / "run"), "--plant-endpoint", hear]
+            common += ["--twin-endpoint", speak] if command == "predict" else []
             return begin(command, ["-m", "twin", command, *common, *options])
 
         def station(name: str, *arguments: object) -> Running:
