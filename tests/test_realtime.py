@@ -94,12 +94,12 @@ def test_a_twin_with_these_manners_answers_and_ends(tmp_path: Path, monkeypatch:
     ]
     try:
         with Subscriber(endpoint("motor-1", "twin"), "prediction/motor-1", Prediction) as predictions:
-            assert all(predictions.recv(20) is not None for _ in range(50))
+            assert all(predictions.recv(60) is not None for _ in range(50))
         policy = os.sched_getscheduler(processes[0].pid)
     finally:
         for process in processes:
             process.send_signal(signal.SIGTERM)
-        said = [process.communicate(timeout=10)[1].decode() for process in processes]
+        said = [process.communicate(timeout=60)[1].decode() for process in processes]
         shutil.rmtree(place, ignore_errors=True)
     assert [process.returncode for process in processes] == [0, 0]
     # it has the priority, or has said in a line why not
