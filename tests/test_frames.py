@@ -409,4 +409,4 @@ def test_a_sample_passes_few_functions_and_all_else_comes_after_the_answer(
         assert answer is not None and isinstance(answer.low, dict)
     answerer.close()
     before = passed[: passed.index("send_frame") + 1]
-    assert before == ["turn", "recv_frame", "_set_timeout", "take", "step", "answer", "send_frame"]
+    assert before == ["turn", "recv_frame", "take", "step", "answer", "send_frame"]

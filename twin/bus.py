@@ -256,7 +256,8 @@ class Subscriber(Generic[M]):
 
         Of a message whose first frame is its last it takes the next one for the rest, and refuses both.
         """
-        self._set_timeout(int(timeout * 1000))
+        if timeout * 1000 != self._timeout_ms:
+            self._set_timeout(int(timeout * 1000))
         try:
             name = self._recv()
             frame = self._recv(
