@@ -71,8 +71,12 @@ def plant(endpoint: str, samples: str, spec: str, count: int, listeners: int) ->
     gc.disable()
     sleep_precisely()
     with Publisher(endpoint, SOURCE) as publisher:
-        if publisher.wait_for(Sample, listeners, PATIENCE) < listeners:
-            raise TwinError(f"fewer than {listeners} programs listen to the plant")
+        deadline = time.monotonic() + PATIENCE
+        while publisher.wait_for(Sample, listeners, 0.0) < listeners:
+            if time.monotonic() > deadline:
+                raise TwinError(f"fewer than {listeners} programs listen to the plant")
+            if publisher.newcomers():  # a twin listens to samples once it has the Spec
+                publisher.send(what)
         publisher.send(what)
         while not select.select([sys.stdin], [], [], SLOWLY)[0]:
             if publisher.newcomers():

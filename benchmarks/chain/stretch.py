@@ -116,7 +116,7 @@ def measure_stretch(
 
         def twin(command: str, *options: str) -> Running:
             common = ["--source", SOURCE, "--run-dir", str(place / "run")]
-            common += ["--plant-endpoint", hear, "--twin-endpoint", speak]
+            common += ["--plant-endpoint", hear]
             return begin(command, ["-m", "twin", command, *common, *options])
 
         def station(name: str, *arguments: object) -> Running:
@@ -129,7 +129,7 @@ def measure_stretch(
             everybody.append(station("relay", hear, speak))
         else:
             give_model(place / "run", 1 / condition.rate)
-            everybody.append(twin("predict", *["--realtime"] * condition.realtime))
+            everybody.append(twin("predict", "--twin-endpoint", speak, *["--realtime"] * condition.realtime))
         if condition.refit:
             everybody.append(twin("train", "--period", "0.1"))
         spec, samples = (str(recorded / name) for name in (f"spec-{condition.rate:g}", "samples.npy"))
