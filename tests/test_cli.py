@@ -48,7 +48,7 @@ CASES = [
     Case("simulate --plant-endpoint nonsense", "use tcp://127.0.0.1:PORT or ipc:///PATH"),
     Case("simulate --plant-endpoint tcp://127.0.0.1:{port}", "{port} is in use by another program; stop"),
     Case("train --config {here}/unknown.toml", "no 'hiden'; it knows .*hidden_size"),
-    Case("train --model transformer", "is not one of 'auto', 'arx'"),
+    Case("train --model transformer", "is none of auto, arx, gru"),
     Case(f"{RECORDED} --file {{here}}/nowhere.csv", "nowhere.csv: no such file"),
     Case(f"{RECORDED} --file {{here}}/binary.csv", "not a text file"),
     Case(f"{RECORDED} --file {{here}}/short.csv --dt 0.1", "line 4, column 'y': the cell is missing"),
