@@ -352,10 +352,10 @@ def test_lost_and_late_answers_are_counted() -> None:
     assert figures["p50"] == 0.5 and figures["max"] == 1.001 and figures["rate_hz"] == pytest.approx(1e6)
 
 
-def quick_look(name: str, folder: Path) -> dict[str, Any]:
+def quick_look(name: str, folder: Path, before: str = "") -> dict[str, Any]:
     file = folder / "figures.json"
     status, said, complaint = finish(
-        start(name, "--quick", "--json", str(file), "--plot", str(folder / "pictures"))
+        start(name, "--quick", "--json", str(file), "--plot", str(folder / "pictures"), before=before)
     )
     assert status == 0, complaint
     figures: dict[str, Any] = json.loads(file.read_text())
@@ -456,8 +456,13 @@ def test_a_step_on_a_device_that_is_not_there_is_refused_in_one_line() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_quick_look_at_steps_compares_every_network_with_its_rivals(tmp_path: Path) -> None:
-    figures = quick_look("step", tmp_path)
+@pytest.mark.parametrize(
+    "sizes", [(32, 64), pytest.param((16, 32, 64, 128), marks=pytest.mark.exhaustive)], ids=str
+)
+def test_a_quick_look_at_steps_compares_every_network_with_its_rivals(
+    sizes: tuple[int, ...], tmp_path: Path
+) -> None:
+    figures = quick_look("step", tmp_path, f"from benchmarks.step import benchmark as b; b.SIZES = {sizes}")
     summary = figures["summary"]
     assert set(summary) == {
         "step_vs_nn_gru",
@@ -473,7 +478,7 @@ def test_a_quick_look_at_steps_compares_every_network_with_its_rivals(tmp_path: 
         "fleet_16384_mtps",
     }
     assert all(value > 0 for value in summary.values())
-    grid = {f"{family}-{hidden}" for family in NETWORKS for hidden in (16, 32, 64, 128)}
+    grid = {f"{family}-{hidden}" for family in NETWORKS for hidden in sizes}
     assert grid < set(figures["median"])
     for ways in figures["median"].values():
         assert {"compiled", "eager", "kernel", "onnxruntime", "torch sequence"} <= set(ways)
