@@ -32,7 +32,7 @@ from simulators.plant import Rhs, Vector
 from twin.errors import ConfigError
 from twin.messages import Spec
 
-RAD_PER_SEC_PER_RPM: Final = 2 * math.pi / 60
+RPM: Final = 2 * math.pi / 60
 """One revolution per minute in rad/s."""
 
 
@@ -235,9 +235,7 @@ MOTORS: Final = {
             "Viscous friction: an assumption, 2 % of the electrical damping K²/R."
         ),
         figures=(
-            Figure(
-                "no_load_speed", 24.0, 5400 * RAD_PER_SEC_PER_RPM, 0.06
-            ),  # called nominal speed, is 24 V / K less 1 %
+            Figure("no_load_speed", 24.0, 5400 * RPM, 0.06),  # called nominal speed, is 24 V / K less 1 %
             Figure("stall_current", 15.0, 1.8, 0.12),  # the peak with its amplifier
             Figure("torque_constant", None, 20.4e-3 / 0.5, 0.04),  # nominal torque / nominal current
         ),
@@ -247,7 +245,7 @@ MOTORS: Final = {
         resistance=2.18,
         inductance=0.238e-3,
         torque_constant=23.4e-3,
-        back_emf=1 / (407 * RAD_PER_SEC_PER_RPM),
+        back_emf=1 / (407 * RPM),
         inertia=10.3e-7,
         coulomb_friction=6.15e-4,
         rated_voltage=12.0,
@@ -258,7 +256,7 @@ MOTORS: Final = {
             "assumption."
         ),
         figures=(
-            Figure("no_load_speed", 12.0, 4860 * RAD_PER_SEC_PER_RPM, 0.005),
+            Figure("no_load_speed", 12.0, 4860 * RPM, 0.005),
             Figure("no_load_current", 12.0, 26.3e-3, 0.005),
             Figure("stall_torque", 12.0, 129e-3, 0.005),
             Figure("stall_current", 12.0, 5.5, 0.005),

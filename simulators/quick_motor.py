@@ -30,9 +30,8 @@ Array = NDArray[np.float64]
 Changes = Sequence[tuple[int, DCMotor]]
 """The motor that is there from a sample on, in the order of the samples."""
 
-NOISE_BLOCK_SAMPLES: Final = (
-    512  # drawn at a time, as `simulators.sensors` does: the same seed, the same noise
-)
+NOISE_BLOCK_SAMPLES: Final = 512
+"""Samples of noise drawn at a time, as in `simulators.sensors`: the same seed gives the same noise."""
 
 
 @dataclass(frozen=True)

@@ -114,8 +114,8 @@ def _period(path: Path, times: NDArray[np.float64] | None) -> float:
     if not dt > 0 or late[k] > MAX_JITTER_SHARE * dt:
         raise RecordingError(
             f"{path}: {TIME_COLUMN} goes from {times[k]:g} to {times[k + 1]:g} s at row {k + 2}, "
-            f"by {dt:g} s on average: the steps are not equal; resample it, or give the sample time to take for all of them, "
-            "e.g. --dt 0.01"
+            f"by {dt:g} s on average: the steps are not equal; resample it, or give the sample time to take "
+            "for all of them, e.g. --dt 0.01"
         )
     return float(f"{dt:.9g}")
 
