@@ -57,9 +57,8 @@ class Monitor:
         inputs, outputs = len(spec.inputs), len(spec.outputs)
         self.z = np.empty((KEPT_SAMPLES, inputs + outputs))
         self.y_hat = np.empty((KEPT_SAMPLES, outputs))
-        self.reach = np.full(
-            (KEPT_SAMPLES, outputs), np.nan, np.float32
-        )  # of the interval, to either side of y_hat
+        # how far the interval reaches to either side of y_hat
+        self.reach = np.full((KEPT_SAMPLES, outputs), np.nan, np.float32)
         self.model = np.zeros(KEPT_SAMPLES, np.int64)
         self.sample_seq = np.full(KEPT_SAMPLES, -1, np.int64)
         self.expected_seq = np.full(KEPT_SAMPLES, -1, np.int64)

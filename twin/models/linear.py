@@ -33,9 +33,7 @@ RIDGE_SHARE: Final = 1e-9
 """Ridge penalty, as a share of a regressor's variance. It only decides between solutions that are equally
 good: between neighbouring samples of a position, the speed has a millionth of the variance, and must not be
 shrunk."""
-_AVERAGE_INPUT_SHARE: Final = (
-    0.1  # of a feature's standard deviation that enters a unit: there tanh is linear
-)
+_AVERAGE_INPUT_SHARE: Final = 0.1  # of a feature's deviation that enters a unit: there tanh is linear
 _UNSETTLED_SAMPLES: Final = 50  # of a stretch, its first, that are not fitted: the averages begin at zero
 
 
