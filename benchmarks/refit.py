@@ -27,19 +27,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from unittest.mock import patch
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.bars import bars
+from benchmarks.passes import COMPILED, TORCH, Passes, counted
 from benchmarks.result import Result
 from benchmarks.rounds import interleave, median_of, median_ratio
 from benchmarks.subject import Subject, certain
@@ -57,8 +56,6 @@ WINDOWS: Final = 32  # of the anchor's work
 LENGTH: Final = 200  # samples of each
 
 FAMILY: Final = "gru"
-COMPILED, TORCH = "compiled passes", "eager torch"
-"""How a network is trained."""
 BUSY: Final = 1.1
 """CPU time over time, for each thread, beyond which more threads were at work than were allowed."""
 
@@ -74,61 +71,6 @@ def stream(seconds: float) -> list[Sample]:
     voltage, load = signal(default_voltage(plant)), signal(default_load(plant), seed=2)
     noise = SensorNoise.of(plant)
     return list(simulate(plant, voltage=voltage, load=load, dt=DT, duration=seconds, noise=noise))
-
-
-@dataclass
-class Passes:
-    """Forward passes through time that were made since this was begun, by what made them."""
-
-    compiled: int = 0
-    torch: int = 0
-
-    def subject(self, family: str, steps: int) -> Subject:
-        """What trained a network in so many steps of its optimiser, with so many of torch's threads.
-
-        Raises:
-            TwinError: neither way made as many passes as there were steps, or both did.
-        """
-        import torch
-
-        ways = {COMPILED: self.compiled >= steps, TORCH: self.torch >= steps}
-        if sum(ways.values()) != 1:
-            raise TwinError(
-                f"{self.compiled} compiled passes and {self.torch} of torch's in {steps} steps: "
-                "it is not certain what was measured"
-            )
-        return Subject(family, next(way for way, did in ways.items() if did), torch.get_num_threads())
-
-
-@contextmanager
-def counted(compiled: bool) -> Iterator[Passes]:
-    """Networks in training run by the compiled passes, or all by torch; and how many passes each of them
-    makes."""
-    import torch
-
-    from twin.models.recurrent import Recurrent
-    from twin.models.through_time import ThroughTime
-
-    passes = Passes()
-    decide, apply, forward = Recurrent.compiled, ThroughTime.apply, torch.nn.GRU.forward
-
-    def chosen(core: Recurrent, x: torch.Tensor) -> bool:
-        return compiled and decide(core, x)
-
-    def through_time(*arguments: Any) -> Any:
-        passes.compiled += 1
-        return apply(*arguments)  # type: ignore[no-untyped-call]
-
-    def by_torch(net: torch.nn.GRU, *arguments: Any) -> Any:
-        passes.torch += 1
-        return forward(net, *arguments)
-
-    with (
-        patch.object(Recurrent, "compiled", chosen),
-        patch.object(ThroughTime, "apply", through_time),
-        patch.object(torch.nn.GRU, "forward", by_torch),
-    ):
-        yield passes
 
 
 def trainer_refit(size: Size, *, compiled: bool = True) -> tuple[dict[str, float], Subject]:

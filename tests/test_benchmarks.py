@@ -26,6 +26,7 @@ from benchmarks.chain.stations import COLUMNS
 from benchmarks.chain.stretch import evaluate
 from benchmarks.fidelity import alarms, change, recordings, stream
 from benchmarks.machine import machine
+from benchmarks.passes import COMPILED, TORCH, Passes, counted
 from benchmarks.result import Result
 from benchmarks.rounds import FIGURES, interleave, median_of, median_ratio, percentiles, time_calls
 from benchmarks.step import activations, onnx_models
@@ -218,11 +219,11 @@ def test_the_passes_of_a_refit_are_counted(compiled: bool) -> None:
     assert isinstance(model, Network)
     model.train()
     z, state = torch.from_numpy(samples(14).reshape(2, 7, 3)), model.initial_state(2)
-    with refit.counted(compiled) as passes:
+    with counted(compiled) as passes:
         for _ in range(3):
             model(z, state)
     assert (passes.compiled, passes.torch) == ((3, 0) if compiled else (0, 3))
-    assert passes.subject("gru", 3).backend == (refit.COMPILED if compiled else refit.TORCH)
+    assert passes.subject("gru", 3).backend == (COMPILED if compiled else TORCH)
     model(z, state)
     assert passes.compiled + passes.torch == 3  # what comes later is not counted
 
@@ -230,7 +231,7 @@ def test_the_passes_of_a_refit_are_counted(compiled: bool) -> None:
 @pytest.mark.parametrize(("compiled", "by_torch"), [(0, 0), (5, 5), (4, 4)])
 def test_a_refit_by_neither_way_or_by_both_is_void(compiled: int, by_torch: int) -> None:
     with pytest.raises(TwinError, match="it is not certain what was measured"):
-        refit.Passes(compiled, by_torch).subject("gru", 5)
+        Passes(compiled, by_torch).subject("gru", 5)
 
 
 def test_a_family_without_gradients_cannot_pass_for_a_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,10 +38,10 @@ def publisher() -> Iterator[Publisher]:
 
 def test_samples_arrive_in_order_stamped_and_whole(publisher: Publisher) -> None:
     with Subscriber(publisher.endpoint, "sample/motor-1", Sample) as samples:
-        assert publisher.wait_for(Sample, 1, 5) == 1
+        assert publisher.wait_for(Sample, 1, 30) == 1
         for seq in range(1000):
             publisher.send(sample(seq))
-        got = [samples.recv(2) for _ in range(1000)]
+        got = [samples.recv(20) for _ in range(1000)]
         assert [each.seq for each in got if each] == list(range(1000))
         first = got[0]
         assert first is not None and first.epoch == publisher.epoch
@@ -56,20 +56,22 @@ def test_a_topic_is_matched_whole_and_a_slash_stands_for_all() -> None:
         Subscriber(address, "sample/motor-1", Sample) as one,
         Subscriber(address, "sample/", Sample) as all_,
     ):
-        publisher.wait_for(Sample, 2, 5)
+        publisher.wait_for(Sample, 2, 30)
         publisher.send(sample(0))
-        assert all_.recv(2) is not None
-        assert one.recv(0.1) is None
+        assert all_.recv(20) is not None
+        deadline = time.monotonic() + 30
+        while not one.rejected and time.monotonic() < deadline:
+            assert one.recv(0.1) is None
         assert one.rejected == 1 and "not asked for" in one.fault
 
 
 def test_latest_drains(publisher: Publisher) -> None:
     with Subscriber(publisher.endpoint, "sample/motor-1", Sample) as samples:
-        publisher.wait_for(Sample, 1, 5)
+        publisher.wait_for(Sample, 1, 30)
         assert samples.latest() is None
         for seq in range(50):
             publisher.send(sample(seq))
-        time.sleep(0.2)
+        time.sleep(1.0)  # for all to come, on a machine that may be busy
         newest = samples.latest()
         assert newest is not None and newest.seq == 49
         assert samples.latest() is None
@@ -78,7 +80,7 @@ def test_latest_drains(publisher: Publisher) -> None:
 def test_iterating_gives_messages(publisher: Publisher) -> None:
     topics = ["event/motor-1", "sample/motor-1"]
     with Subscriber[Message](publisher.endpoint, topics) as messages:
-        publisher.wait_for(Event, 1, 5)
+        publisher.wait_for(Event, 1, 30)
         publisher.event("a", "first", 1.0, x=2)
         publisher.send(sample(0))
         publisher.event("b", "second")
@@ -96,15 +98,15 @@ def test_foreign_frames_are_counted_and_do_not_disturb(publisher: Publisher) -> 
     with Subscriber(address, "sample/motor-1", Sample) as samples:
         name = b"sample/motor-1"
         bad = [[name], [name, b"junk"], [name, b"x", b"y"], [name, pack(Event(name="x", text=""))]]
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while samples.recv(0.01) is None and time.monotonic() < deadline:
             raw.send_multipart([name, pack(sample(0))])
-        while samples.recv(0.05):
+        while samples.recv(0.5):  # the last of those may be on its way
             pass
         for frames in bad:
             raw.send_multipart(frames)
         raw.send_multipart([name, pack(sample(1))])
-        got = samples.recv(2)
+        got = samples.recv(20)
         assert got is not None and got.seq == 1
         assert samples.rejected == len(bad)
     raw.close()
@@ -114,13 +116,13 @@ def test_foreign_frames_are_counted_and_do_not_disturb(publisher: Publisher) -> 
 def test_a_deaf_subscriber_hears_again_after_reconnect(publisher: Publisher) -> None:
     """One frame over the limit makes libzmq hang up for good (FAULTS 0.1)."""
     with Subscriber(publisher.endpoint, "sample/motor-1", Sample) as samples:
-        publisher.wait_for(Sample, 1, 5)
+        publisher.wait_for(Sample, 1, 30)
         publisher._socket.send_multipart([b"sample/motor-1", b"\0" * (2 << 20)])
         time.sleep(0.2)
         publisher.send(sample(1))
         assert samples.recv(0.5) is None, "the trap is still there; if not, reconnect() may go"
         samples.reconnect()
-        deadline, got = time.monotonic() + 5, None
+        deadline, got = time.monotonic() + 30, None
         while got is None and time.monotonic() < deadline:
             publisher.send(sample(2))
             got = samples.recv(0.05)
@@ -129,13 +131,13 @@ def test_a_deaf_subscriber_hears_again_after_reconnect(publisher: Publisher) -> 
 
 def test_a_subscriber_outlives_its_publisher(publisher: Publisher) -> None:
     with Subscriber(publisher.endpoint, "sample/motor-1", Sample) as samples:
-        publisher.wait_for(Sample, 1, 5)
+        publisher.wait_for(Sample, 1, 30)
         publisher.send(sample(5))
-        assert samples.recv(2) is not None
+        assert samples.recv(20) is not None
         publisher.close()
         time.sleep(0.005)  # epochs are milliseconds
         with Publisher(publisher.endpoint, "motor-1") as second:
-            deadline, got = time.monotonic() + 5, None
+            deadline, got = time.monotonic() + 30, None
             while got is None and time.monotonic() < deadline:
                 second.send(sample(0))
                 got = samples.recv(0.05)
@@ -144,13 +146,15 @@ def test_a_subscriber_outlives_its_publisher(publisher: Publisher) -> None:
 
 def test_listeners_that_reconnect_or_leave_are_not_counted_twice(publisher: Publisher) -> None:
     with Subscriber(publisher.endpoint, "sample/motor-1", Sample) as samples:
-        assert publisher.wait_for(Sample, 1, 5) == 1
+        assert publisher.wait_for(Sample, 1, 30) == 1
         for _ in range(3):
             samples.reconnect()
             for _ in range(5):  # libzmq does its part of it while the socket is used
                 samples.recv(0.02)
         assert publisher.wait_for(Sample, 2, 0.3) == 1
-    time.sleep(0.1)
+    deadline = time.monotonic() + 30
+    while publisher.wait_for(Sample, 1, 0.05) and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert publisher.wait_for(Sample, 1, 0.2) == 0
 
 
@@ -159,12 +163,12 @@ def test_a_lossless_publisher_waits_for_the_slowest(tmp_path: Path) -> None:
     with Publisher(address, "motor-1", lossless=True) as publisher:
         fast = Subscriber(address, "sample/motor-1", Sample, lossless=True)
         slow = Subscriber(address, "sample/motor-1", Sample, lossless=True)
-        assert publisher.wait_for(Sample, 2, 5) == 2
+        assert publisher.wait_for(Sample, 2, 30) == 2
         sent, ahead = [0], [0]
         got: dict[str, list[int]] = {"fast": [], "slow": []}
 
         def read(name: str, samples: Subscriber[Sample]) -> None:
-            while len(got[name]) < total and (message := samples.recv(5)) is not None:
+            while len(got[name]) < total and (message := samples.recv(20)) is not None:
                 got[name].append(message.seq)
                 if name == "slow":
                     ahead[0] = max(ahead[0], sent[0] - message.seq)
@@ -199,9 +203,9 @@ def test_a_second_publisher_is_refused_and_the_first_goes_on(publisher: Publishe
     with pytest.raises(BusError, match=f"in use by process {os.getpid()}.*--source"):
         Publisher(publisher.endpoint, "motor-1")
     with Subscriber(publisher.endpoint, "sample/motor-1", Sample) as samples:
-        publisher.wait_for(Sample, 1, 5)
+        publisher.wait_for(Sample, 1, 30)
         publisher.send(sample(1))
-        assert samples.recv(2) is not None
+        assert samples.recv(20) is not None
 
 
 def test_a_killed_publisher_s_endpoint_can_be_taken_again() -> None:
@@ -268,7 +272,7 @@ def test_a_runtime_directory_open_to_others_is_refused(tmp_path: Path) -> None:
 
 def test_a_slow_subscriber_costs_the_publisher_nothing(publisher: Publisher) -> None:
     with Subscriber(publisher.endpoint, "sample/motor-1", Sample) as never_reads:
-        publisher.wait_for(Sample, 1, 5)
+        publisher.wait_for(Sample, 1, 30)
         for seq in range(80_000):  # more than the queue holds
             publisher.send(sample(seq))
         del never_reads
@@ -294,10 +298,10 @@ def test_what_is_local(address: str, local: bool) -> None:
 
 def test_kinds_are_checked(publisher: Publisher) -> None:
     with Subscriber(publisher.endpoint, ["sample/motor-1", "spec/motor-1"], Spec) as specs:
-        publisher.wait_for(Spec, 1, 5)
+        publisher.wait_for(Spec, 1, 30)
         publisher.send(sample(0))
         publisher.send(Spec(inputs=("voltage",), outputs=("speed",), dt=0.001))
-        got: Message | None = specs.recv(2)
+        got: Message | None = specs.recv(20)
         assert isinstance(got, Spec)
         assert specs.rejected == 1
 
@@ -309,11 +313,11 @@ def test_a_lossless_publisher_does_not_wait_for_who_has_left() -> None:
         Subscriber(address, "sample/motor-1", Sample, lossless=True) as stays,
     ):
         leaves = Subscriber(address, "sample/motor-1", Sample, lossless=True)
-        assert publisher.wait_for(Sample, 2, 5) == 2
+        assert publisher.wait_for(Sample, 2, 30) == 2
         got: list[int] = []
 
         def read() -> None:
-            while len(got) < 1_000 and (message := stays.recv(5)) is not None:
+            while len(got) < 1_000 and (message := stays.recv(20)) is not None:
                 got.append(message.seq)
                 if message.seq == 0:
                     leaves.recv(1)
@@ -337,7 +341,7 @@ def test_a_lossless_publisher_that_is_told_to_stop_does_not_wait() -> None:
         Publisher(address, "motor-1", lossless=True, stop=stop) as publisher,
         Subscriber(address, "sample/motor-1", Sample, lossless=True) as hangs,
     ):
-        assert publisher.wait_for(Sample, 1, 5) == 1
+        assert publisher.wait_for(Sample, 1, 30) == 1
         threading.Timer(0.3, stop.append, [True]).start()
         for seq in range(10 * MAX_AHEAD_MESSAGES):
             publisher.send(sample(seq))
@@ -347,7 +351,7 @@ def test_a_lossless_publisher_that_is_told_to_stop_does_not_wait() -> None:
 
 def test_newcomers_are_told_once_each(publisher: Publisher) -> None:
     with Subscriber(publisher.endpoint, ["spec/motor-1", "sample/motor-1"]):
-        publisher.wait_for(Sample, 1, 5)
+        publisher.wait_for(Sample, 1, 30)
         assert sorted(publisher.newcomers()) == ["sample/motor-1", "spec/motor-1"]
         assert publisher.newcomers() == []
 
@@ -359,11 +363,11 @@ def test_a_lossless_subscriber_does_not_reconnect() -> None:
         Publisher(address, "motor-1", lossless=True) as publisher,
         Subscriber(address, "sample/motor-1", Sample, lossless=True) as samples,
     ):
-        assert publisher.wait_for(Sample, 1, 5) == 1
+        assert publisher.wait_for(Sample, 1, 30) == 1
         got: list[int] = []
 
         def read() -> None:
-            while len(got) < 1_000 and (message := samples.recv(5)) is not None:
+            while len(got) < 1_000 and (message := samples.recv(20)) is not None:
                 got.append(message.seq)
                 if message.seq % 100 == 0:
                     samples.reconnect()

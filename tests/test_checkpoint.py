@@ -294,7 +294,7 @@ def test_tensors_missing_or_unknown_are_named(tmp_path: Path) -> None:
         {"metrics": {"skill": float("inf")}},
         {"config": {"plant": object()}},
     ],
-    ids=str,
+    ids=range(4),  # an object's own name is another in each process
 )
 def test_what_could_not_be_loaded_again_is_not_saved(changes: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
@@ -444,7 +444,7 @@ def test_processes_killed_while_they_save_leave_no_damage(way: str, tmp_path: Pa
         [sys.executable, "-c", KILLS, str(tmp_path), way, "50"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=True,
         cwd=Path(__file__).parent.parent,
     )

@@ -6,8 +6,10 @@ import json
 import os
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -178,6 +180,27 @@ def test_a_python_without_a_device_is_passed_over(monkeypatch: pytest.MonkeyPatc
     if not torch.cuda.is_available():  # outside a rehearsal it does not serve
         assert not Python(sys.executable, "", look(["torch"], rehearse=False)).fits
     assert python.found["machine"]["cores"] >= 1
+
+
+@pytest.mark.slow
+def test_what_is_missing_can_be_brought_as_wheels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if find_spec("pip") is None:
+        pytest.skip("this Python has no pip")
+    monkeypatch.setattr(interpreters, "candidates", lambda: [sys.executable])
+    monkeypatch.setitem(NEEDED, "brought_along", "brought-along")
+    python, words = find(True, None, tmp_path)
+    assert python is None and "lacks brought-along" in words[0]
+    wheels, info = tmp_path / "wheels", "brought_along-1.0.dist-info"
+    wheels.mkdir()
+    with ZipFile(wheels / "brought_along-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("brought_along.py", "")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: brought-along\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    python, _ = find(True, wheels, tmp_path / "scratch")
+    assert python is not None and python.fits
+    assert (tmp_path / "scratch" / "brought_along.py").exists()
+    assert python.environment(True)["PYTHONPATH"].split(os.pathsep)[1] == str(tmp_path / "scratch")
 
 
 # -- the device that is played -----------------------------------------------------------------------

@@ -60,7 +60,7 @@ def chain(runtime: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     yield endpoint("motor-1", "twin")
     for process in processes:
         process.send_signal(signal.SIGTERM)
-    assert [process.wait(10) for process in processes] == [0, 0]
+    assert [process.wait(60) for process in processes] == [0, 0]
 
 
 def test_the_python_subscriber_prints_predictions(chain: str) -> None:
@@ -91,7 +91,7 @@ def test_the_motor_of_one_s_own_is_heard(runtime: str) -> None:
     process = subprocess.Popen([sys.executable, "-c", program])
     try:
         with Subscriber(endpoint("bench", "plant"), "sample/bench", Sample) as samples:
-            got = [samples.recv(20) for _ in range(10)]
+            got = [samples.recv(60) for _ in range(10)]
     finally:
         process.kill()
         process.wait()

@@ -8,11 +8,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from twin import Prediction, Subscriber, endpoint
+from twin.service import trainer
 
 
 def run(program: str, *, unprivileged: bool = False) -> list[str]:
@@ -88,13 +94,84 @@ def test_a_twin_with_these_manners_answers_and_ends(tmp_path: Path, monkeypatch:
     ]
     try:
         with Subscriber(endpoint("motor-1", "twin"), "prediction/motor-1", Prediction) as predictions:
-            assert all(predictions.recv(20) is not None for _ in range(50))
+            assert all(predictions.recv(60) is not None for _ in range(50))
         policy = os.sched_getscheduler(processes[0].pid)
     finally:
         for process in processes:
             process.send_signal(signal.SIGTERM)
-        said = [process.communicate(timeout=10)[1].decode() for process in processes]
+        said = [process.communicate(timeout=60)[1].decode() for process in processes]
         shutil.rmtree(place, ignore_errors=True)
     assert [process.returncode for process in processes] == [0, 0]
     # it has the priority, or has said in a line why not
     assert policy == os.SCHED_FIFO or "no real-time priority" in said[0]
+
+
+# -- work that can wait ------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="needs Linux's SCHED_IDLE")
+def test_work_in_the_background_gives_way_and_the_rest_is_modest() -> None:
+    program = """
+import os
+from twin.realtime import background, be_modest
+be_modest()
+def manners(): return os.sched_getscheduler(0) == os.SCHED_IDLE, os.getpriority(os.PRIO_PROCESS, 0)
+print(manners(), background().submit(manners).result())
+"""
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    assert run(program) == [f"(False, {min(nice + 10, 19)}) (True, 19)"]
+
+
+class Starving(ThreadPoolExecutor):
+    """A thread that has a core for next to no time: each step takes as long as it is patient."""
+
+    taken = 0
+
+    def submit(self, *arguments: Any, **more: Any) -> Any:
+        self.taken += 1
+        time.sleep(0.03)
+        return super().submit(*arguments, **more)
+
+
+def test_work_that_is_starved_goes_on_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "STARVED_SEC", 0.1)
+    where: list[str] = []
+
+    def work() -> Iterator[int]:
+        for k in range(50):
+            where.append(threading.current_thread().name)
+            yield k
+
+    with Starving(1, "background") as spare:
+        assert list(trainer.steps(work(), spare)) == list(range(50))
+    assert where[0].startswith("background") and where[-1] == "MainThread"
+    assert spare.taken == sum(name.startswith("background") for name in where) < 20
+
+
+def test_work_that_has_its_share_stays_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "STARVED_SEC", 0.05)
+    monkeypatch.setattr(trainer, "STARVED_SHARE", 0.0)
+    where: list[str] = []
+
+    def work() -> Iterator[int]:
+        for k in range(5):
+            where.append(threading.current_thread().name)
+            time.sleep(0.02)
+            yield k
+
+    with ThreadPoolExecutor(1, "background") as spare:
+        assert list(trainer.steps(work(), spare)) == list(range(5))
+    assert all(name.startswith("background") for name in where)
+    assert list(trainer.steps(work(), None)) == list(range(5)) and where[-1] == "MainThread"
+
+
+def test_a_failure_in_the_background_is_the_callers() -> None:
+    def work() -> Iterator[int]:
+        yield 0
+        raise ValueError("no such motor")
+
+    with ThreadPoolExecutor(1) as spare:
+        found = trainer.steps(work(), spare)
+        assert next(found) == 0
+        with pytest.raises(ValueError, match="no such motor"):
+            next(found)

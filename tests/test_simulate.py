@@ -225,9 +225,9 @@ def test_a_sample_is_several_times_cheaper_than_calling_solve_ivp() -> None:
     def median(turn: Any) -> float:
         durations = []
         for _ in range(200):
-            start = time.perf_counter()
+            start = time.thread_time()
             turn()
-            durations.append(time.perf_counter() - start)
+            durations.append(time.thread_time() - start)
         return float(np.median(durations))
 
     samples = run()

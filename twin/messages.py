@@ -118,8 +118,7 @@ class Spec(Message, frozen=True, kw_only=True, gc=False):
         values, inputs = list(row), len(self.inputs)
         if len(values) != inputs + len(self.outputs):
             raise SpecError(f"{len(values)} values for the signals {', '.join(self.features)}")
-        u = dict(zip(self.inputs, values[:inputs], strict=True))
-        y = dict(zip(self.outputs, values[inputs:], strict=True))
+        u, y = dict(zip(self.inputs, values)), dict(zip(self.outputs, values[inputs:]))  # noqa: B905
         return Sample(epoch=epoch, seq=seq, t=seq * self.dt, u=u, y=y)
 
     def same_signals(self, other: Spec) -> bool:

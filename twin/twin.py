@@ -101,6 +101,11 @@ class Twin:
         return self.models.active
 
     @property
+    def spare(self) -> Predictor | None:
+        """The predictor that catches up, if there is one."""
+        return self.models.spare
+
+    @property
     def model(self) -> int:
         """The number of the checkpoint that answers; 0 for persistence."""
         return self.models.active.number if self.models.active else 0

@@ -67,6 +67,8 @@ def run_stage(stage: Stage, python: Python, limit: float, rehearse: bool) -> dic
         arguments = [
             each.replace("{out}", str(out)) for each in (stage.rehearsal if rehearse else stage.command)
         ]
+        if stage.parallel and not rehearse and python.has("xdist"):
+            arguments += ["-n", str(min(8, os.cpu_count() or 1))]
         begun = time.monotonic()
         process = subprocess.Popen(
             [python.path, *arguments],

@@ -32,6 +32,7 @@ WANTED: Final = {
     "triton": ("triton", "no fused kernel: fleets run by torch's operations, and `fleet` and `kernel` fail"),
     "onnx": ("onnx", "`step` fails"),
     "onnxruntime": ("onnxruntime", "`step` fails"),
+    "xdist": ("pytest-xdist", "tests run one after the other, and may not all come to their turn"),
     "pytest_timeout": ("pytest-timeout", "tests have no limits of their own"),
 }
 """What single stages need, and what becomes of them without."""
@@ -56,6 +57,10 @@ class Python:
     def lacks(self) -> list[str]:
         """Of what no stage can do without, by the names under which packages are had."""
         return [name for module, name in NEEDED.items() if module in self.found.get("missing", NEEDED)]
+
+    def has(self, module: str) -> bool:
+        """Whether a package that only some stages need is there."""
+        return module not in self.found.get("missing", [module])
 
     def environment(self, rehearse: bool) -> dict[str, str]:
         """Of its processes: they find the project, and a rehearsal's kernels are interpreted."""

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.refit import COMPILED, TORCH, counted
+from benchmarks.passes import COMPILED, TORCH, counted
 from benchmarks.result import Result
 from benchmarks.rounds import interleave, median_of, median_ratio
 from benchmarks.subject import Subject

@@ -23,6 +23,8 @@ class Stage:
     command: tuple[str, ...]
     rehearsal: tuple[str, ...]
     """The arguments in place of `command` where the CPU plays the device."""
+    parallel: bool = False
+    """Whether its tests may run beside each other, where pytest-xdist is: most of their time is compiling."""
 
 
 def _tests(name: str, title: str, limit: float, chosen: tuple[str, ...], rehearsed: tuple[str, ...]) -> Stage:
@@ -37,7 +39,7 @@ def _tests(name: str, title: str, limit: float, chosen: tuple[str, ...], rehears
         "no:cacheprovider",
         "--junitxml={out}",
     )
-    return Stage(name, title, limit, (*pytest, *chosen), (*pytest, *STAND_IN, *rehearsed))
+    return Stage(name, title, limit, (*pytest, *chosen), (*pytest, *STAND_IN, *rehearsed), parallel=True)
 
 
 def _work(name: str, title: str, limit: float) -> Stage:

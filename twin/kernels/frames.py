@@ -135,7 +135,7 @@ def _integers(typing: Any, address: Any) -> Any:
 @njit
 def _big_endian(frame: Any, at: Any, size: Any) -> Any:
     """The number in so many bytes."""
-    value: Any = np.int64(0)
+    value: Any = 0
     for i in range(size):
         value = (value << 8) | np.int64(frame[at + i])
     return value
@@ -145,7 +145,8 @@ def _big_endian(frame: Any, at: Any, size: Any) -> Any:
 def read(table: Any, literals: Any, frame: Any, length: Any, memory: Any) -> Any:
     """Read a frame by a template: whether it is like it. Holes read before that was clear have been
     filled."""
-    at, literal = 0, 0
+    at: Any = 0
+    literal: Any = 0
     for piece in range(table[0]):
         n, kind, place = table[1 + 3 * piece], table[2 + 3 * piece], table[3 + 3 * piece]
         if n >= length - at:  # a hole follows, of one byte at least
@@ -164,7 +165,7 @@ def read(table: Any, literals: Any, frame: Any, length: Any, memory: Any) -> Any
                 continue
             if not 0xCC <= first <= 0xCF:
                 return False
-            size = 1 << (first - 0xCC)
+            size = 1 << int(first - 0xCC)
         if size > length - at:
             return False
         value = _big_endian(frame, at, size)
@@ -178,7 +179,8 @@ def read(table: Any, literals: Any, frame: Any, length: Any, memory: Any) -> Any
 @njit
 def write(table: Any, literals: Any, frame: Any, memory: Any) -> Any:
     """Write a frame by a template, its integers not negative; its length."""
-    at, literal = 0, 0
+    at: Any = 0
+    literal: Any = 0
     for piece in range(table[0]):
         n, kind, place = table[1 + 3 * piece], table[2 + 3 * piece], table[3 + 3 * piece]
         for i in range(n):
