@@ -1,4 +1,4 @@
-"""The Kalman floor: the one-step error that remains to whoever knows the motor, but not its load.
+"""The Kalman floor: the one-step error that is left to an observer that knows the motor, but not its load.
 
 An extended Kalman filter (B. D. O. Anderson, J. B. Moore, "Optimal Filtering", 1979, 8.2) with the true
 parameters, the sensors' true noise and the load's statistics, state x = (i, ω, τ_L). Its flow from sample to
@@ -8,8 +8,8 @@ only: for a motor without dry friction it is the Kalman filter itself.
 **The load** is a random walk to it, with the variance of all that the load does in a sample. On the default
 motor that leaves the speed an error of 1.134 × the sensor's noise, and no other intensity is lower; cubature
 points instead of derivatives give the same where the motor turns, and far more where it stands, since
-nothing is known of a load that friction holds: there this filter begins anew once the speed sensor is sure
-of motion.
+nothing is known of a load that friction holds. There this filter begins anew once the speed sensor shows
+motion beyond its noise.
 
 **Jumps.** The default load wanders slowly and jumps every two seconds, and a walk that must serve both is too
 quick between the jumps and too slow after one. So it can be had lower: with the slow part's intensity, and

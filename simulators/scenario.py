@@ -47,7 +47,7 @@ DRIFTING_PARAMETERS: Final = tuple(name for name in PARAMETER_UNITS if not name.
 """Parameters of the motor that may drift."""
 CHANNEL_UNITS: Final = {"current": "A", "speed": "rad/s"}
 """Sensors that may fail, with their units."""
-MAX_VALUE: Final = 1e9  # s, N·m or a unit of a channel: whatever is larger is a slip of the keyboard
+MAX_SCENARIO_VALUE: Final = 1e9  # s, N·m or a unit of a channel: whatever is larger is a slip of the keyboard
 FAULT_KINDS: Final = ("stuck", "offset", "drop-out")
 """Ways in which a sensor, or the delivery of samples, may fail."""
 
@@ -289,9 +289,14 @@ def _row(kind: type[_Row], name: str, table: Mapping[str, Any]) -> _Row:
         if "str" in str(known[key].type):
             if not isinstance(value, str):
                 raise ConfigError(f"{name}: {key} = {value!r}: give a text in quotes")
-        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_VALUE:
+        elif (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not abs(value) <= MAX_SCENARIO_VALUE
+        ):
             raise ConfigError(
-                f"{name}: {key} = {repr(value)[:20]}: give a number, finite and within ±{MAX_VALUE:g}"
+                f"{name}: {key} = {repr(value)[:20]}: "
+                f"give a number, finite and within ±{MAX_SCENARIO_VALUE:g}"
             )
     for entry in known.values():
         if entry.default is MISSING and entry.name not in table:

@@ -36,7 +36,7 @@ STEPS_LEVELS: Final = 8192
 """Levels drawn for `steps` before they repeat."""
 NOISE_POINTS: Final = 2**16
 """Points drawn for `noise` before it repeats."""
-MAX_VALUE: Final = 1e6  # V, N·m, Hz or s: whatever is larger is a slip of the keyboard
+MAX_SIGNAL_VALUE: Final = 1e6  # V, N·m, Hz or s: whatever is larger is a slip of the keyboard
 MIN_TIME_OR_FREQUENCY: Final = 1e-6  # Hz or s
 MAX_SINES: Final = 1_000  # sines in a sum
 
@@ -197,9 +197,9 @@ def _term(text: str, seed: int) -> Signal:
             values[key] = float(number)
         except ValueError:
             raise ConfigError(f"signal {text!r}: {key} = {number!r}: give a number, e.g. {key}=1") from None
-        if not abs(values[key]) <= MAX_VALUE:
+        if not abs(values[key]) <= MAX_SIGNAL_VALUE:
             raise ConfigError(
-                f"signal {text!r}: {key} = {number}: give a finite number within ±{MAX_VALUE:g}"
+                f"signal {text!r}: {key} = {number}: give a finite number within ±{MAX_SIGNAL_VALUE:g}"
             )
     if known[0] not in values and name != "const":
         raise ConfigError(f"signal {text!r}: how large? Give {known[0]}, e.g. {name}:1")

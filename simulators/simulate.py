@@ -2,7 +2,7 @@
 
 The integrator is SciPy's `ode` with `dop853`, the explicit Runge-Kutta method of order 8(5,3) of Hairer,
 Nørsett and Wanner (I, II.5). It is a one-step method, so beginning anew at every jump of the inputs costs
-nothing; being told where to begin with its step it wastes no evaluation, and one solver object serves a whole
+nothing. The size of its first step is given, which saves evaluations, and one solver object serves a whole
 run, which makes a sample several times cheaper than calling `solve_ivp`. Between samples everything is
 smooth except where a mode ends; that instant is located (II.6) and the integration goes on from there.
 

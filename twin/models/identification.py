@@ -142,7 +142,7 @@ def identify(
 ) -> Generator[None, None, Motor]:
     """The motor that the stretches of samples (T, 3), v, i and ω, show: from one to begin with.
 
-    A generator, so that whoever runs it can do something else now and then; it returns the motor.
+    A generator, so that its caller can do other work between evaluations; it returns the motor.
     """
     start, best = motor, likelihood(motor, stretches, dt)
     for _ in range(passes):

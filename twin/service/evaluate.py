@@ -1,4 +1,4 @@
-"""`twin evaluate`: a checkpoint judged on a recording, as a table, as plain data, and in pictures."""
+"""`twin evaluate`: the errors of a checkpoint on a recording, as a table, as plain data, and in pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forecasts for whoever asks, beside the twin's loop: a thread that takes requests, and runs a copy of the
+"""Forecasts on request, beside the twin's loop: a thread that takes requests, and runs a copy of the
 present.
 
 The loop's share is one copy of the twin's state for each request, some microseconds after an answer. The free

@@ -75,16 +75,15 @@ def publish(config: Config, source: Source) -> None:
                 figures = _errors("floor", floor, RECENT_SAMPLES)
                 publisher.event("plant", "", t, samples=count, overruns=pacer.overruns, **figures)
         figures = {"samples": float(count), "overruns": float(pacer.overruns)}
-        figures |= _errors("floor", floor, RECENT_SAMPLES) | _errors(
-            "quarter_floor", floor, max(count // 4, 1)
-        )
+        figures |= _errors("floor", floor, RECENT_SAMPLES)
+        figures |= _errors("quarter_floor", floor, max(count // 4, 1))
         publisher.event("end", f"the plant ended after {count} samples", max(t, 0.0), **figures)
 
 
 def gather(publisher: Publisher, spec: Spec, listeners: int, stop: service.Stop) -> None:
-    """Wait for so many listeners to samples, or until patience ends.
+    """Wait for so many listeners to samples, `START_TIMEOUT_SEC` at most.
 
-    Who comes is told the Spec at once: it gets ready by that, and listens to samples when it is.
+    A newcomer gets the Spec at once: it prepares itself by that, and subscribes to samples when it is ready.
     """
     deadline = time.monotonic() + service.START_TIMEOUT_SEC
     while publisher.wait_for(Sample, listeners, 0.0) < listeners:

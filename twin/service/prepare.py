@@ -116,7 +116,7 @@ def step(family: str, sizes: Sizes) -> Work:
 
 
 def refits(config: Config, spec: Spec, family: str) -> Work:
-    """What a trainer needs: refits, and the judging of what comes of them."""
+    """What a trainer needs: refits, and the validation of their candidates."""
     asked = {name: getattr(config.trainer, name) for name in SIZE_SETTINGS}
     arguments = (config.trainer.model, family_of(family).motor, *signals_of(spec), config.twin.adapts, asked)
     return Work(f"refits of {family}", "twin.service.rehearsal:refit", arguments)

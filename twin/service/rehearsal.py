@@ -37,7 +37,7 @@ def train(family: str, motor: bool, inputs: int, outputs: int) -> None:
 
 
 def refit(model: str, motor: bool, inputs: int, outputs: int, adapt: bool, sizes: dict[str, int]) -> None:
-    """Refit a model, and judge it, as a trainer would that is asked for such a model."""
+    """Refit a model and validate it, as a trainer with these settings would."""
     asked = TrainerConfig.model_validate({"model": model} | sizes)
     rehearse(some_spec(motor, inputs, outputs), asked, adapt)
 
