@@ -68,9 +68,9 @@ def _threads(backend: str, rows: int) -> int:
     if backend == "compiled":
         import numba
 
-        from twin.backends.compiled import PARALLEL
+        from twin.backends.compiled import MIN_PARALLEL_ROWS
 
-        return int(numba.get_num_threads()) if rows >= PARALLEL else 1
+        return int(numba.get_num_threads()) if rows >= MIN_PARALLEL_ROWS else 1
     import torch
 
     return torch.get_num_threads()

@@ -36,7 +36,8 @@ RPM: Final = 2 * math.pi / 60
 """One revolution per minute in rad/s."""
 
 
-QUICKEST: Final = 1e-6  # s; an explicit method takes some steps in each time constant
+MIN_TIME_CONSTANT_SEC: Final = 1e-6
+"""Shortest time constant of a motor: an explicit method takes some steps in each."""
 
 
 class Figure(NamedTuple):
@@ -86,15 +87,15 @@ class DCMotor:
     """What the data sheet says about the motor beside its parameters."""
 
     def __post_init__(self) -> None:
-        for parameter, unit in UNITS.items():
+        for parameter, unit in PARAMETER_UNITS.items():
             value, may_be_zero = getattr(self, parameter), parameter.endswith("friction")
             if not math.isfinite(value) or value < 0 or (value == 0 and not may_be_zero):
                 wanted = "zero or a positive number" if may_be_zero else "a positive number"
                 raise ConfigError(f"{self.name}: {parameter} = {value} {unit}: give {wanted} in {unit}")
-        if self.quickest < QUICKEST:
+        if self.quickest < MIN_TIME_CONSTANT_SEC:
             raise ConfigError(
-                f"{self.name}: a time constant of {self.quickest:.3g} s; below {QUICKEST:g} s a simulation "
-                "takes for ever; raise inductance or inertia"
+                f"{self.name}: a time constant of {self.quickest:.3g} s; "
+                f"below {MIN_TIME_CONSTANT_SEC:g} s a simulation takes for ever; raise inductance or inertia"
             )
 
     @property
@@ -200,7 +201,7 @@ class DCMotor:
         return (voltage - self.back_emf * self.no_load_speed(voltage)) / self.resistance
 
 
-UNITS: Final = {
+PARAMETER_UNITS: Final = {
     "resistance": "ohm",
     "inductance": "H",
     "torque_constant": "N·m/A",
@@ -213,7 +214,7 @@ UNITS: Final = {
 }
 """Every numeric parameter of a motor with its unit."""
 
-DEFAULT: Final = "qube-servo-3"
+DEFAULT_MOTOR: Final = "qube-servo-3"
 """The motor that runs when none is named."""
 
 MOTORS: Final = {
@@ -286,7 +287,7 @@ MOTORS: Final = {
 """Motors by name."""
 
 
-def motor(name: str = DEFAULT) -> DCMotor:
+def motor(name: str = DEFAULT_MOTOR) -> DCMotor:
     """A motor by its name.
 
     Raises:

@@ -21,10 +21,10 @@ from simulators.dc_motor import DCMotor
 
 Array = NDArray[np.float64]
 
-SWITCHES: Final = 16
+MAX_MODE_SWITCHES: Final = 16
 """Changes of mode followed within one sample, as in `simulate`."""
-HALVINGS: Final = 60
-"""After so many an interval is as short as a double can tell."""
+MAX_HALVINGS: Final = 60
+"""Bisections of an interval, after which a double can hardly divide it further."""
 
 
 def row(motor: DCMotor) -> Array:
@@ -123,7 +123,7 @@ def standstill(p: Array, i: float, w: float, v: float, load: float, mode: int, d
         if mode * w + rate * dt >= 0.0 or mode * (p[2] * i_end - p[5] * w_end - torque) <= 0.0:
             return math.inf
         bottom = dt
-        for _ in range(HALVINGS):  # the speed falls at `low` and rises at `bottom`
+        for _ in range(MAX_HALVINGS):  # the speed falls at `low` and rises at `bottom`
             middle = 0.5 * (low + bottom)
             i_mid, w_mid = flow(p, i, w, v, torque, middle)
             if mode * (p[2] * i_mid - p[5] * w_mid - torque) < 0.0:
@@ -137,7 +137,7 @@ def standstill(p: Array, i: float, w: float, v: float, load: float, mode: int, d
         low = 1e-9 * dt
         if mode * flow(p, i, w, v, torque, low)[1] <= 0.0:
             return low
-    for _ in range(HALVINGS):
+    for _ in range(MAX_HALVINGS):
         middle = 0.5 * (low + high)
         if mode * flow(p, i, w, v, torque, middle)[1] > 0.0:
             low = middle
@@ -153,7 +153,7 @@ def advance(p: Array, i: float, w: float, v: float, load: float, dt: float) -> t
         i, w = flow(p, i, w, v, load, dt)
         return float(i), float(w)
     mode = slip(p, i, load) if w == 0.0 else (1 if w > 0.0 else -1)
-    for _ in range(SWITCHES):
+    for _ in range(MAX_MODE_SWITCHES):
         if mode == 0:
             at = breakaway(p, i, v, load)
             i = v / p[0] + (i - v / p[0]) * math.exp(-min(at, dt) * p[0] / p[1])
@@ -188,7 +188,7 @@ def tangent(p: Array, i: float, w: float, v: float, load: float, dt: float, f: A
         mode = slip(p, i, load) if w == 0.0 else (1 if w > 0.0 else -1)
     w_by_load = -1.0 / (p[5] + p[2] * p[3] / p[0])  # of `rest`
     i_by_load = -p[3] / p[0] * w_by_load
-    for _ in range(SWITCHES):
+    for _ in range(MAX_MODE_SWITCHES):
         if mode == 0:
             at = min(breakaway(p, i, v, load), dt)
             decay = math.exp(-at * p[0] / p[1])

@@ -1,4 +1,4 @@
-"""The Kalman floor: the one-step error that remains to whoever knows the motor, but not its load.
+"""The Kalman floor: the one-step error that is left to an observer that knows the motor, but not its load.
 
 An extended Kalman filter (B. D. O. Anderson, J. B. Moore, "Optimal Filtering", 1979, 8.2) with the true
 parameters, the sensors' true noise and the load's statistics, state x = (i, ω, τ_L). Its flow from sample to
@@ -8,8 +8,8 @@ only: for a motor without dry friction it is the Kalman filter itself.
 **The load** is a random walk to it, with the variance of all that the load does in a sample. On the default
 motor that leaves the speed an error of 1.134 × the sensor's noise, and no other intensity is lower; cubature
 points instead of derivatives give the same where the motor turns, and far more where it stands, since
-nothing is known of a load that friction holds: there this filter begins anew once the speed sensor is sure
-of motion.
+nothing is known of a load that friction holds. There this filter begins anew once the speed sensor shows
+motion beyond its noise.
 
 **Jumps.** The default load wanders slowly and jumps every two seconds, and a walk that must serve both is too
 quick between the jumps and too slow after one. So it can be had lower: with the slow part's intensity, and
@@ -43,13 +43,13 @@ from twin.messages import Sample
 
 Array = NDArray[np.float64]
 
-SETTLING: Final = 0.05
-"""Time over which a slow load is told from the sensors' noise, s: its wandering is measured over it."""
-LOOK: Final = 60.0
-"""Stretch of the load's signal from which its statistics are taken, s."""
-KEPT: Final = 300_000
-"""Samples over which an error can be asked for."""
-_FINE: Final = 1e-6  # of a full scale: ideal sensors, and loads that never change, are that good
+LOAD_WALK_SEC: Final = 0.05
+"""Time over which the load's random walk is measured: over less, it disappears in the sensors' noise."""
+LOAD_STATISTICS_SEC: Final = 60.0
+"""Length of the load's signal from which its statistics are taken."""
+KEPT_SAMPLES: Final = 300_000
+"""Newest samples whose errors are kept: five minutes at 1 kHz."""
+_IDEAL_NOISE_SHARE: Final = 1e-6  # of a full scale, where sensors are ideal or the load never changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class LoadStatistics:
             jumped[:] = False
         heights = step[jumped]
         calm = np.concatenate([[0.0], np.cumsum(np.where(jumped, 0.0, step))])
-        lag = min(max(round(SETTLING / dt), 1), len(step))
+        lag = min(max(round(LOAD_WALK_SEC / dt), 1), len(step))
         wandered = np.mean((calm[lag:] - calm[:-lag]) ** 2) / lag
         return cls(
             rms=float(np.sqrt(np.mean(load**2))),
@@ -87,7 +87,7 @@ class LoadStatistics:
     @classmethod
     def of_signal(cls, load: Signal, dt: float) -> LoadStatistics:
         """From the first minute of a signal, or a thousand samples of it."""
-        count = min(max(round(LOOK / dt), 1_000), 100_000)
+        count = min(max(round(LOAD_STATISTICS_SEC / dt), 1_000), 100_000)
         return cls.of(np.array([load(k * dt) for k in range(count)]), dt)
 
 
@@ -120,9 +120,9 @@ class Floor:
         quantum = 2 * noise.current_range / 2**noise.current_bits if noise.current_bits else 0.0
         uniform = quantum**2 / 12  # variance of rounding
         read = np.array([noise.current_rms**2 + uniform, noise.speed_rms**2])
-        self._r = np.maximum(read, (_FINE * np.array(full)) ** 2)
+        self._r = np.maximum(read, (_IDEAL_NOISE_SHARE * np.array(full)) ** 2)
         self._encoder = np.array([noise.encoder_counts, noise.clock])
-        least = _FINE * motor.rated_torque
+        least = _IDEAL_NOISE_SHARE * motor.rated_torque
         walk = load.walk if jumps else math.hypot(load.walk, math.sqrt(load.jumps) * load.jump_rms)
         self._load = np.array(
             [max(load.rms, least) ** 2, max(walk, least * dt) ** 2, load.jump_rms**2, load.jumps]
@@ -137,7 +137,7 @@ class Floor:
         self._head = np.zeros(1, np.int64)
         self._last: Sample | None = None
         self._z = np.empty((1, 3))
-        self._squares = np.full((KEPT, 2), np.nan)
+        self._squares = np.full((KEPT_SAMPLES, 2), np.nan)
         self.errors(np.empty((0, 3)))  # compiles, or loads what was compiled: not with the first sample
 
     @property
@@ -169,16 +169,16 @@ class Floor:
         if last is not None and not continues:
             for seq in range(last.seq + 1, sample.seq):
                 self._z[0] = last.u["voltage"], math.nan, math.nan
-                self._squares[seq % KEPT] = self.errors(self._z)[0]
+                self._squares[seq % KEPT_SAMPLES] = self.errors(self._z)[0]
         self._z[0] = sample.u["voltage"], sample.y["current"], sample.y["speed"]
         error = self.errors(self._z)[0]
-        self._squares[sample.seq % KEPT] = error**2 if last is not None and continues else math.nan
+        self._squares[sample.seq % KEPT_SAMPLES] = error**2 if last is not None and continues else math.nan
         self._last = sample
 
     def rms(self, samples: int) -> dict[str, float]:
         """Root mean square of its errors over the last samples of the stream, for each output."""
         newest = self._last.seq if self._last else -1
-        rows = np.arange(max(newest + 1 - min(samples, KEPT), 0), newest + 1) % KEPT
+        rows = np.arange(max(newest + 1 - min(samples, KEPT_SAMPLES), 0), newest + 1) % KEPT_SAMPLES
         squares = self._squares[rows]
         squares = squares[np.isfinite(squares[:, 0])]
         if not len(squares):

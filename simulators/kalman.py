@@ -28,8 +28,8 @@ Array = NDArray[np.float64]
 Inverse = tuple[float, float, float]
 """Of a symmetric matrix (2, 2): its elements 11, 12 and 22."""
 
-SURE: Final = 4.0
-"""Standard deviations of the speed's sensor beyond which a motor that should stand is believed to move."""
+BREAKAWAY_SIGMA: Final = 4.0
+"""Standard deviations of the speed sensor's noise, beyond which a motor that should stand still moves."""
 _VERSION: Final = hashlib.sha256(
     b"".join((Path(__file__).parent / name).read_bytes() for name in ("exact.py", "kalman.py"))
 ).hexdigest()
@@ -181,7 +181,7 @@ def _follow(
             r1 += (x[1] * rate / (max(math.floor(rate * dt), 1.0) * encoder[1])) ** 2 / 12
         if math.isnan(y0) or math.isnan(y1):
             pass
-        elif x[1] == 0.0 and cov[1, 1] == 0.0 and y1 * y1 > SURE * SURE * r1:
+        elif x[1] == 0.0 and cov[1, 1] == 0.0 and y1 * y1 > BREAKAWAY_SIGMA * BREAKAWAY_SIGMA * r1:
             # it stood, so that nothing was known of the load but that friction held it; and now it moves
             x[0], x[1], x[2] = y0, y1, p[2] * y0 - math.copysign(p[6], y1)
             calm[:] = x

@@ -28,7 +28,7 @@ Rhs = Callable[[float, NDArray[np.float64]], Vector]
 class Plant(Protocol):
     """A system dx/dt = f(t, x) with an f = rhs(u, mode) for inputs u held over a sample.
 
-    All methods are pure functions; the state belongs to whoever integrates.
+    All methods are pure functions; the caller keeps the state.
     """
 
     @property

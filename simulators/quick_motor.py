@@ -23,14 +23,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from simulators import DCMotor, SensorNoise, default_load, default_voltage, signal
 from simulators.exact import advance, row
-from simulators.sensors import TIMEOUT
+from simulators.sensors import STANDSTILL_SEC
 
 Array = NDArray[np.float64]
 
 Changes = Sequence[tuple[int, DCMotor]]
 """The motor that is there from a sample on, in the order of the samples."""
 
-BLOCK: Final = 512  # draws of noise at a time, as in the sensors
+NOISE_BLOCK_SAMPLES: Final = 512
+"""Samples of noise drawn at a time, as in `simulators.sensors`: the same seed gives the same noise."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def ramp(
 def measured(x: Array, noise: SensorNoise, dt: float, seed: int) -> Array:
     """What the sensors read (T, 2) of the truth x (T, 2), as `SensorNoise.reader` would, sample by sample."""
     rng = np.random.default_rng([seed, 0x5E45])
-    blocks = rng.standard_normal((math.ceil(len(x) / BLOCK), BLOCK, 2))
+    blocks = rng.standard_normal((math.ceil(len(x) / NOISE_BLOCK_SAMPLES), NOISE_BLOCK_SAMPLES, 2))
     draws = blocks[:, ::-1].reshape(-1, 2)[: len(x)]  # the reader takes each block from its end
     y = x + draws * (noise.current_rms, noise.speed_rms)
     if noise.current_range:
@@ -126,7 +127,7 @@ def _timed(speed: Array, counts: float, clock: float, dt: float) -> Array:
     read = np.zeros(len(speed))
     for k in range(len(speed)):
         rate = counts * abs(speed[k]) / (2 * math.pi)
-        if rate * TIMEOUT < 1.0:
+        if rate * STANDSTILL_SEC < 1.0:
             continue
         edges = max(math.floor(rate * dt), 1.0)
         ticks = max(np.rint(edges * clock / rate), 1.0)

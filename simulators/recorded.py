@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from twin.errors import RecordingError, SpecError
 from twin.messages import Sample, Spec, check_spec
 
-TIME: Final = "t_s"
+TIME_COLUMN: Final = "t_s"
 """The column from which the sample time is taken where none is given."""
-JITTER: Final = 0.01
-"""Largest deviation from equal steps of time that passes as equal, in steps: what a few digits round off."""
-UNITS: Final = {
+MAX_JITTER_SHARE: Final = 0.01
+"""Largest deviation of a step of time, as a share of the step, that passes as equal: times are rounded."""
+UNIT_OF_SUFFIX: Final = {
     "V": "V",
     "A": "A",
     "rad": "rad",
@@ -35,8 +35,8 @@ UNITS: Final = {
     "deg_per_s": "deg/s",
 }
 """What may follow a column's name after "_", and the unit that it stands for."""
-FEWEST: Final = 2
-"""Rows below which a file is no recording."""
+MIN_ROWS: Final = 2
+"""Rows of the shortest recording: fewer have no sample time."""
 
 
 class Recording:
@@ -99,21 +99,23 @@ Columns = tuple[NDArray[np.float64] | None, NDArray[np.float64]]
 
 def _unit(name: str) -> str:
     """The unit at the end of a column's name, or ""."""
-    return next((unit for suffix, unit in UNITS.items() if name.endswith("_" + suffix)), "")
+    return next((unit for suffix, unit in UNIT_OF_SUFFIX.items() if name.endswith("_" + suffix)), "")
 
 
 def _period(path: Path, times: NDArray[np.float64] | None) -> float:
     """The sample time, s, of equidistant times."""
     if times is None:
-        raise RecordingError(f"{path}: there is no column {TIME}; give the sample time, e.g. --dt 0.01")
+        raise RecordingError(
+            f"{path}: there is no column {TIME_COLUMN}; give the sample time, e.g. --dt 0.01"
+        )
     dt = float(times[-1] - times[0]) / (len(times) - 1)
     late = np.abs(np.diff(times) - dt)
     k = int(np.argmax(late))
-    if not dt > 0 or late[k] > JITTER * dt:
+    if not dt > 0 or late[k] > MAX_JITTER_SHARE * dt:
         raise RecordingError(
-            f"{path}: {TIME} goes from {times[k]:g} to {times[k + 1]:g} s at row {k + 2}, by {dt:g} s on "
-            "average: the steps are not equal; resample it, or give the sample time to take for all of them, "
-            "e.g. --dt 0.01"
+            f"{path}: {TIME_COLUMN} goes from {times[k]:g} to {times[k + 1]:g} s at row {k + 2}, "
+            f"by {dt:g} s on average: the steps are not equal; resample it, or give the sample time to take "
+            "for all of them, e.g. --dt 0.01"
         )
     return float(f"{dt:.9g}")
 
@@ -127,13 +129,13 @@ def _places(path: Path, known: Sequence[str], names: Sequence[str], wants_time: 
     twice = [name for name in names if list(known).count(name) > 1]
     if twice:
         raise RecordingError(f"{path}: two columns are called {twice[0]!r}; give each a name of its own")
-    wanted = [TIME, *names] if wants_time and TIME in known else list(names)
+    wanted = [TIME_COLUMN, *names] if wants_time and TIME_COLUMN in known else list(names)
     return [known.index(name) for name in wanted]
 
 
 def _checked(path: Path, table: NDArray[np.float64], count: int) -> Columns:
-    if len(table) < FEWEST:
-        raise RecordingError(f"{path}: {len(table)} rows; a recording has {FEWEST} or more")
+    if len(table) < MIN_ROWS:
+        raise RecordingError(f"{path}: {len(table)} rows; a recording has {MIN_ROWS} or more")
     if table.shape[1] > count:
         return table[:, 0].copy(), table[:, 1:].copy()
     return None, table

@@ -40,16 +40,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-from simulators.dc_motor import UNITS, DCMotor
+from simulators.dc_motor import PARAMETER_UNITS, DCMotor
 from twin.errors import ConfigError
 
-PARAMETERS: Final = tuple(name for name in UNITS if not name.startswith("rated"))
-"""What may drift."""
-CHANNELS: Final = {"current": "A", "speed": "rad/s"}
-"""What may fail, and its unit."""
-LARGEST: Final = 1e9  # s, N·m or a unit of a channel: whatever is larger is a slip of the keyboard
-KINDS: Final = ("stuck", "offset", "drop-out")
-"""How it may fail."""
+DRIFTING_PARAMETERS: Final = tuple(name for name in PARAMETER_UNITS if not name.startswith("rated"))
+"""Parameters of the motor that may drift."""
+CHANNEL_UNITS: Final = {"current": "A", "speed": "rad/s"}
+"""Sensors that may fail, with their units."""
+MAX_SCENARIO_VALUE: Final = 1e9  # s, N·m or a unit of a channel: whatever is larger is a slip of the keyboard
+FAULT_KINDS: Final = ("stuck", "offset", "drop-out")
+"""Ways in which a sensor, or the delivery of samples, may fail."""
 
 Suffer = Callable[[float, dict[str, float]], dict[str, float] | None]
 
@@ -75,7 +75,7 @@ class Drift:
     duration: float = 0.0
 
     def __post_init__(self) -> None:
-        _known("drift: parameter", self.parameter, PARAMETERS)
+        _known("drift: parameter", self.parameter, DRIFTING_PARAMETERS)
         _either("drift", factor=self.factor, to=self.to)
         _times("drift", self.at, math.inf, self.duration)
         target = self.factor if self.to is None else self.to
@@ -88,7 +88,10 @@ class Drift:
         if self.to is None:
             text, figures = f"{self.parameter} × {self.factor:g}", {"factor": float(self.factor or 0)}
         else:
-            text, figures = f"{self.parameter} to {self.to:g} {UNITS[self.parameter]}", {"to": self.to}
+            text, figures = (
+                f"{self.parameter} to {self.to:g} {PARAMETER_UNITS[self.parameter]}",
+                {"to": self.to},
+            )
         if self.duration:
             text += f" within {self.duration:g} s"
         return [Change(self.at, "drift", text, {**figures, "duration_s": self.duration})]
@@ -127,12 +130,12 @@ class Fault:
     until: float = math.inf
 
     def __post_init__(self) -> None:
-        _known("fault: kind", self.kind, KINDS)
+        _known("fault: kind", self.kind, FAULT_KINDS)
         if self.kind == "drop-out":
             if self.channel or self.offset:
                 raise ConfigError("fault: a drop-out takes whole samples; leave out channel and offset")
         else:
-            _known("fault: channel", self.channel, tuple(CHANNELS))
+            _known("fault: channel", self.channel, tuple(CHANNEL_UNITS))
         if bool(self.offset) != (self.kind == "offset"):
             raise ConfigError(
                 f"fault: offset = {self.offset:g} with kind {self.kind!r}: an offset fault has one"
@@ -146,7 +149,7 @@ class Fault:
         elif self.kind == "stuck":
             text = f"{self.channel} sensor stuck"
         else:
-            text = f"{self.channel} sensor off by {self.offset:g} {CHANNELS[self.channel]}"
+            text = f"{self.channel} sensor off by {self.offset:g} {CHANNEL_UNITS[self.channel]}"
         figures = {"offset": self.offset} if self.offset else {}
         return _begin_and_end("fault", text, figures, self.at, self.until)
 
@@ -223,7 +226,7 @@ class Scenario:
         return tuple(change for change in self.changes if after < change.at <= until)
 
     def parameters(self, motor: DCMotor, t: float) -> dict[str, float]:
-        """The parameters of `motor` that have drifted at time t, s, in SI units: food for `replace`."""
+        """The parameters of `motor` that have drifted at time t, s, in SI units: as `replace` takes them."""
         values: dict[str, float] = {}
         for drift in self.drifts:
             if t < drift.at:
@@ -286,9 +289,14 @@ def _row(kind: type[_Row], name: str, table: Mapping[str, Any]) -> _Row:
         if "str" in str(known[key].type):
             if not isinstance(value, str):
                 raise ConfigError(f"{name}: {key} = {value!r}: give a text in quotes")
-        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
+        elif (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not abs(value) <= MAX_SCENARIO_VALUE
+        ):
             raise ConfigError(
-                f"{name}: {key} = {repr(value)[:20]}: give a number, finite and within ±{LARGEST:g}"
+                f"{name}: {key} = {repr(value)[:20]}: "
+                f"give a number, finite and within ±{MAX_SCENARIO_VALUE:g}"
             )
     for entry in known.values():
         if entry.default is MISSING and entry.name not in table:

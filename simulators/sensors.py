@@ -12,8 +12,8 @@ import numpy as np
 from simulators.dc_motor import DCMotor
 from twin.errors import ConfigError
 
-TIMEOUT: Final = 0.1
-"""Seconds without an edge of the encoder after which it reports standstill."""
+STANDSTILL_SEC: Final = 0.1
+"""Time without an edge of the encoder, after which it reports standstill."""
 
 Reader = Callable[[dict[str, float]], dict[str, float]]
 
@@ -97,7 +97,7 @@ class SensorNoise:
     def _timed(self, speed: float, dt: float) -> float:
         """The speed, rad/s, as whole edges over whole ticks."""
         rate = self.encoder_counts * abs(speed) / (2 * math.pi)  # edges per second
-        if rate * TIMEOUT < 1:
+        if rate * STANDSTILL_SEC < 1:
             return 0.0
         edges = max(int(rate * dt), 1)
         ticks = max(round(edges * self.clock / rate), 1)

@@ -32,13 +32,13 @@ Signal = Callable[[float], float]
 
 Rng = np.random.Generator
 
-HOLDS: Final = 8192
+STEPS_LEVELS: Final = 8192
 """Levels drawn for `steps` before they repeat."""
-POINTS: Final = 2**16
+NOISE_POINTS: Final = 2**16
 """Points drawn for `noise` before it repeats."""
-LARGEST: Final = 1e6  # V, N·m, Hz or s: whatever is larger is a slip of the keyboard
-SMALLEST: Final = 1e-6  # Hz or s
-LINES: Final = 1_000  # sines in a sum
+MAX_SIGNAL_VALUE: Final = 1e6  # V, N·m, Hz or s: whatever is larger is a slip of the keyboard
+MIN_TIME_OR_FREQUENCY: Final = 1e-6  # Hz or s
+MAX_SINES: Final = 1_000  # sines in a sum
 
 
 def const(value: float = 0.0) -> Signal:
@@ -78,8 +78,8 @@ def steps(amplitude: float, shortest: float = 0.05, longest: float = 0.4, *, rng
     Many levels and both signs: what a PRBS shows too little of is a motor's friction and its nonlinearity.
     """
     _positive("steps", shortest=shortest, longest_minus_shortest=longest - shortest or 1.0)
-    ends = np.cumsum(rng.uniform(shortest, longest, HOLDS)).tolist()
-    levels: list[float] = rng.uniform(-amplitude, amplitude, HOLDS).tolist()
+    ends = np.cumsum(rng.uniform(shortest, longest, STEPS_LEVELS)).tolist()
+    levels: list[float] = rng.uniform(-amplitude, amplitude, STEPS_LEVELS).tolist()
     return lambda t: levels[bisect_right(ends, t % ends[-1])]
 
 
@@ -101,8 +101,8 @@ def multisine(amplitude: float, low: float = 0.2, high: float = 20.0, count: int
     All are multiples of low / 2, so it repeats after 2 / low seconds. `amplitude` bounds the sum.
     """
     _positive("multisine", low=low, high=high, count=count)
-    if not 1 <= count <= LINES:
-        raise ConfigError(f"signal multisine: count = {count:g}: give a number from 1 to {LINES}")
+    if not 1 <= count <= MAX_SINES:
+        raise ConfigError(f"signal multisine: count = {count:g}: give a number from 1 to {MAX_SINES}")
     harmonics = sorted({round(2 * f / low) for f in np.geomspace(low, high, int(count))})
     lines = [
         (math.pi * low * k, phase)
@@ -123,8 +123,8 @@ def noise(amplitude: float, bandwidth: float = 1.0, *, rng: Rng) -> Signal:
     cubics (Catmull-Rom), whose error is below 1 % there. Repeats after 4096 / bandwidth seconds.
     """
     _positive("noise", bandwidth=bandwidth)
-    lines = POINTS // 16
-    spectrum = np.zeros(POINTS // 2 + 1, complex)
+    lines = NOISE_POINTS // 16
+    spectrum = np.zeros(NOISE_POINTS // 2 + 1, complex)
     spectrum[1 : lines + 1] = rng.standard_normal((lines, 2)) @ (1, 1j)
     points = np.fft.irfft(spectrum)
     grid: list[float] = (points * (amplitude / points.std())).tolist()
@@ -133,7 +133,12 @@ def noise(amplitude: float, bandwidth: float = 1.0, *, rng: Rng) -> Signal:
     def value(t: float) -> float:
         k = math.floor(t * rate)
         s = t * rate - k
-        a, b, c, d = grid[(k - 1) % POINTS], grid[k % POINTS], grid[(k + 1) % POINTS], grid[(k + 2) % POINTS]
+        a, b, c, d = (
+            grid[(k - 1) % NOISE_POINTS],
+            grid[k % NOISE_POINTS],
+            grid[(k + 1) % NOISE_POINTS],
+            grid[(k + 2) % NOISE_POINTS],
+        )
         return b + 0.5 * s * (c - a + s * (2 * a - 5 * b + 4 * c - d + s * (3 * (b - c) + d - a)))
 
     return value
@@ -192,8 +197,10 @@ def _term(text: str, seed: int) -> Signal:
             values[key] = float(number)
         except ValueError:
             raise ConfigError(f"signal {text!r}: {key} = {number!r}: give a number, e.g. {key}=1") from None
-        if not abs(values[key]) <= LARGEST:
-            raise ConfigError(f"signal {text!r}: {key} = {number}: give a finite number within ±{LARGEST:g}")
+        if not abs(values[key]) <= MAX_SIGNAL_VALUE:
+            raise ConfigError(
+                f"signal {text!r}: {key} = {number}: give a finite number within ±{MAX_SIGNAL_VALUE:g}"
+            )
     if known[0] not in values and name != "const":
         raise ConfigError(f"signal {text!r}: how large? Give {known[0]}, e.g. {name}:1")
     if "rng" in inspect.signature(make).parameters:
@@ -203,9 +210,11 @@ def _term(text: str, seed: int) -> Signal:
 
 def _positive(name: str, **values: float) -> None:
     for key, value in values.items():
-        if not value >= SMALLEST:
+        if not value >= MIN_TIME_OR_FREQUENCY:
             what = f"{key.replace('_', ' ')} = {value:g}"
-            raise ConfigError(f"signal {name}: {what}: give a positive number, {SMALLEST:g} or more")
+            raise ConfigError(
+                f"signal {name}: {what}: give a positive number, {MIN_TIME_OR_FREQUENCY:g} or more"
+            )
 
 
 def _index(t: float, hold: float) -> int:

@@ -2,7 +2,7 @@
 
 The integrator is SciPy's `ode` with `dop853`, the explicit Runge-Kutta method of order 8(5,3) of Hairer,
 Nørsett and Wanner (I, II.5). It is a one-step method, so beginning anew at every jump of the inputs costs
-nothing; being told where to begin with its step it wastes no evaluation, and one solver object serves a whole
+nothing. The size of its first step is given, which saves evaluations, and one solver object serves a whole
 run, which makes a sample several times cheaper than calling `solve_ivp`. Between samples everything is
 smooth except where a mode ends; that instant is located (II.6) and the integration goes on from there.
 
@@ -38,11 +38,12 @@ RTOL: Final = 1e-8
 """Relative tolerance of a step. At 1 ms the states then agree with the matrix exponential to 1e-9."""
 ATOL: Final = 1e-12
 """Absolute tolerance of a step, in A and rad/s."""
-STABLE: Final = 4.0
-"""Longest step in shortest time constants. At about 6 the method becomes unstable, and well before that its
-error estimate believes too much: without this bound the error at 10 ms was 5e-7, with it 1e-12."""
-SWITCHES: Final = 16
-"""Changes of mode followed within one sample. More only differ from each other by rounding."""
+MAX_STEP_TIME_CONSTANTS: Final = 4.0
+"""Longest step of the solver, in shortest time constants of the plant. At about 6 the method becomes
+unstable, and well before that its error estimate is too small: without this bound the error at 10 ms was
+5e-7, with it 1e-12."""
+MAX_MODE_SWITCHES: Final = 16
+"""Changes of mode followed within one sample. More would differ from each other by rounding only."""
 
 
 def simulate(
@@ -114,7 +115,7 @@ class Solver:
             ConfigError: the equations are too stiff for an explicit method.
         """
         mode = plant.mode(x, u)
-        for _ in range(SWITCHES):
+        for _ in range(MAX_MODE_SWITCHES):
             flow = self._flow(plant, x, u, mode)
             end = flow(dt)
             at = _mode_end(plant, u, mode, flow, dt, end)
@@ -134,7 +135,7 @@ class Solver:
         solver = self._ode
         if plant is not self._plant:  # measured: of all first steps, this needs the fewest evaluations
             steps = solver._integrator
-            steps.first_step, steps.max_step = plant.quickest, STABLE * plant.quickest
+            steps.first_step, steps.max_step = plant.quickest, MAX_STEP_TIME_CONSTANTS * plant.quickest
             self._plant, self._reached = plant, ()  # to begin anew is what makes these bounds count
         self._rhs = plant.rhs(u, mode)
 

@@ -16,7 +16,7 @@ import pytest
 import zmq
 
 from twin.address import endpoint, is_loopback, runtime_dir
-from twin.bus import AHEAD, Publisher, Subscriber
+from twin.bus import MAX_AHEAD_MESSAGES, Publisher, Subscriber
 from twin.errors import BusError
 from twin.messages import Event, Message, Sample, Spec, pack
 
@@ -183,7 +183,7 @@ def test_a_lossless_publisher_waits_for_the_slowest(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert got["fast"] == got["slow"] == list(range(total))
-        assert ahead[0] <= AHEAD
+        assert ahead[0] <= MAX_AHEAD_MESSAGES
         fast.close()
         slow.close()
 
@@ -194,7 +194,7 @@ def test_a_lossless_publisher_does_not_wait_for_ordinary_subscribers() -> None:
         Publisher(address, "motor-1", lossless=True) as publisher,
         Subscriber(address, "sample/motor-1", Sample) as ordinary,
     ):
-        for seq in range(10 * AHEAD):
+        for seq in range(10 * MAX_AHEAD_MESSAGES):
             publisher.send(sample(seq))
         del ordinary
 
@@ -343,7 +343,7 @@ def test_a_lossless_publisher_that_is_told_to_stop_does_not_wait() -> None:
     ):
         assert publisher.wait_for(Sample, 1, 30) == 1
         threading.Timer(0.3, stop.append, [True]).start()
-        for seq in range(10 * AHEAD):
+        for seq in range(10 * MAX_AHEAD_MESSAGES):
             publisher.send(sample(seq))
         assert stop
         del hangs

@@ -20,7 +20,7 @@ import pytest
 import safetensors.numpy
 
 from twin import checkpoint as module
-from twin.checkpoint import KEPT, Checkpoint, load, newest, numbers, path_of, prune, save
+from twin.checkpoint import KEPT_CHECKPOINTS, Checkpoint, load, newest, numbers, path_of, prune, save
 from twin.errors import CheckpointError
 from twin.families import FAMILIES, sizes_of, tensor_shapes
 from twin.manifest import decode, encode
@@ -114,7 +114,7 @@ def test_a_number_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_the_newest_stay_and_those_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "KEPT", 3)
+    monkeypatch.setattr(module, "KEPT_CHECKPOINTS", 3)
     for number in range(1, 8):
         save(tmp_path, checkpoint(number))
     (tmp_path / "notes").mkdir()
@@ -122,7 +122,7 @@ def test_the_newest_stay_and_those_in_use(tmp_path: Path, monkeypatch: pytest.Mo
     assert numbers(tmp_path) == [2, 5, 6, 7]
     assert {entry.name for entry in tmp_path.iterdir()} == {"000002", "000005", "000006", "000007", "notes"}
     assert prune(tmp_path, {2}) == [] and prune(tmp_path / "nowhere") == []
-    assert KEPT > 24, "a run's checkpoints of a minute or so"
+    assert KEPT_CHECKPOINTS > 24, "a run's checkpoints of a minute or so"
 
 
 def test_the_newest_that_verifies_is_found_and_the_refused_are_told(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_what_could_not_be_loaded_again_is_not_saved(changes: dict[str, Any], tm
 
 def test_too_much_is_neither_saved_nor_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path, checkpoint(1))
-    monkeypatch.setattr(module, "MAX_WEIGHTS", 100)
+    monkeypatch.setattr(module, "MAX_WEIGHTS_BYTES", 100)
     with pytest.raises(CheckpointError, match="smaller model"):
         save(tmp_path, checkpoint(2))
     with pytest.raises(CheckpointError, match="larger than 100 bytes"):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulators.dc_motor import MOTORS, UNITS, DCMotor, motor
+from simulators.dc_motor import MOTORS, PARAMETER_UNITS, DCMotor, motor
 from simulators.plant import Plant, Vector
 from simulators.simulate import Solver
 from twin.errors import ConfigError
@@ -46,7 +46,7 @@ def test_unknown_motor_names_the_known() -> None:
         motor("qube")
 
 
-@pytest.mark.parametrize("parameter", UNITS)
+@pytest.mark.parametrize("parameter", PARAMETER_UNITS)
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
 def test_impossible_parameter_is_refused_by_name_value_and_unit(parameter: str, value: float) -> None:
     if value == 0 and parameter.endswith("friction"):
@@ -54,7 +54,7 @@ def test_impossible_parameter_is_refused_by_name_value_and_unit(parameter: str, 
         return
     with pytest.raises(ConfigError) as error:
         replace(QUBE, **{parameter: value})  # type: ignore[arg-type]
-    assert f"{parameter} = {value} {UNITS[parameter]}" in str(error.value)
+    assert f"{parameter} = {value} {PARAMETER_UNITS[parameter]}" in str(error.value)
     assert "positive" in str(error.value)
 
 

@@ -20,7 +20,7 @@ from twin.checkpoint import Checkpoint, load, newest
 from twin.errors import ConfigError, RecordingError
 from twin.evaluation import evaluate
 from twin.messages import Spec
-from twin.models.linear import MEMORIES, fit_linear
+from twin.models.linear import AVERAGES_SAMPLES, fit_linear
 from twin.models.scaling import Scaling
 from twin.offline import Fit, held_out
 from twin.service.fit import seconds
@@ -132,7 +132,7 @@ def test_some_hidden_units_average_and_see_an_offset_that_drifts(family: str) ->
     x = torch.from_numpy(z[None].astype(np.float32))
     with torch.no_grad():
         left = [
-            float((m(x[:, :-1], m.initial_state(1))[0] - x[:, 1:, 1:])[0, 4 * max(MEMORIES) :].std())
+            float((m(x[:, :-1], m.initial_state(1))[0] - x[:, 1:, 1:])[0, 4 * max(AVERAGES_SAMPLES) :].std())
             for m in (model, plain)
         ]
     assert left[0] < 0.33 < 0.36 < left[1]

@@ -14,7 +14,7 @@ SEGMENT = 10
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "KEPT", 20)
+    monkeypatch.setattr(module, "KEPT_SEGMENTS", 20)
 
 
 def rows(count: int, amplitude: float) -> NDArray[np.float64]:

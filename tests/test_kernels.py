@@ -185,7 +185,7 @@ def test_all_cores_together_step_as_one(family: str, monkeypatch: pytest.MonkeyP
     model = model_of(family, hidden_size=16, layers=1)
     z = np.random.default_rng(1).normal(size=(20, 301, 3)).astype(np.float32)
     alone = Compiled(checkpoint_of(model), 301)
-    monkeypatch.setattr(compiled, "PARALLEL", 301)
+    monkeypatch.setattr(compiled, "MIN_PARALLEL_ROWS", 301)
     together = Compiled(checkpoint_of(model), 301)
     for each in z:
         assert np.array_equal(alone.step(each), together.step(each))

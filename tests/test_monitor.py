@@ -13,7 +13,7 @@ from rich.console import Console
 
 from twin.dashboard import Dashboard
 from twin.messages import Event, Prediction, Sample, Spec, pack
-from twin.monitor import KEPT, RECENT, Monitor
+from twin.monitor import KEPT_SAMPLES, RECENT_SAMPLES, Monitor
 
 SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
 
@@ -83,12 +83,12 @@ def test_what_was_not_seen_has_no_error() -> None:
 
 
 def test_the_rings_go_round() -> None:
-    first = KEPT - 500
+    first = KEPT_SAMPLES - 500
     monitor = fed(1_000, first=first)
     assert monitor.one_step(900)["current"]["rmse"] == pytest.approx(0.5)
-    assert len(monitor._span(10 * KEPT)[0]) == 999
-    assert monitor.stretch(KEPT - 2, KEPT + 2)[:, 0].tolist() == [
-        2.0 * seq for seq in range(KEPT - 2, KEPT + 2)
+    assert len(monitor._span(10 * KEPT_SAMPLES)[0]) == 999
+    assert monitor.stretch(KEPT_SAMPLES - 2, KEPT_SAMPLES + 2)[:, 0].tolist() == [
+        2.0 * seq for seq in range(KEPT_SAMPLES - 2, KEPT_SAMPLES + 2)
     ]
 
 
@@ -159,12 +159,12 @@ def test_free_run_fit_joins_the_runs() -> None:
 
 
 def test_figures_can_travel_and_the_report_can_be_written_before_and_after_the_first_sample() -> None:
-    for monitor in (Monitor(SPEC), fed(1), fed(2 * RECENT)):
+    for monitor in (Monitor(SPEC), fed(1), fed(2 * RECENT_SAMPLES)):
         pack(Event(name="figures", text="", figures=monitor.figures()))
         json.dumps(monitor.report(), allow_nan=False)
-    figures = fed(2 * RECENT).figures()
-    assert figures["samples"] == figures["predictions"] == 2 * RECENT
-    assert figures["z.voltage"] == 2.0 * (2 * RECENT - 1) and figures["model"] == 1.0
+    figures = fed(2 * RECENT_SAMPLES).figures()
+    assert figures["samples"] == figures["predictions"] == 2 * RECENT_SAMPLES
+    assert figures["z.voltage"] == 2.0 * (2 * RECENT_SAMPLES - 1) and figures["model"] == 1.0
     assert figures["rmse.speed"] == pytest.approx(0.5)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulators.dc_motor import motor
-from simulators.scenario import PARAMETERS, Scenario
+from simulators.scenario import DRIFTING_PARAMETERS, Scenario
 from twin.errors import ConfigError
 
 QUBE = motor("qube-servo-3")
@@ -66,7 +66,7 @@ def test_drifts_of_one_parameter_follow_each_other() -> None:
 
 
 def test_every_parameter_may_drift() -> None:
-    for parameter in PARAMETERS:
+    for parameter in DRIFTING_PARAMETERS:
         scenario = Scenario.parse(f'[[drift]]\nparameter = "{parameter}"\nfactor = 1.5\nat = 0')
         assert scenario.parameters(QUBE, 0.0) == {parameter: pytest.approx(1.5 * getattr(QUBE, parameter))}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from twin.errors import TwinError
-from twin.supervisor import BACK_OFF, GIVE_UP, Child, Supervisor
+from twin.supervisor import MAX_DEATHS, RESTART_DELAYS_SEC, Child, Supervisor
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_it_waits_longer_each_time_and_gives_up_after_five_deaths(
 ) -> None:
     supervisor = supervise(plant="simulate --rate 10")
     plant, waits = supervisor.children["plant"], []
-    limit, _ = GIVE_UP
+    limit = MAX_DEATHS
     for death in range(limit):
         kill(plant)
         before = time.monotonic()
@@ -96,7 +96,7 @@ def test_it_waits_longer_each_time_and_gives_up_after_five_deaths(
             until(lambda: plant.state == "running", supervisor)
             assert time.monotonic() >= plant.due
     assert plant.state == "failed" and plant.restarts == limit - 1
-    shortest, longest = BACK_OFF
+    shortest, longest = RESTART_DELAYS_SEC
     for turn, wait in enumerate(waits):
         assert min(shortest * 2**turn, longest) <= wait < min(shortest * 2**turn, longest) + 1
     last = plant.process
@@ -159,7 +159,7 @@ def test_one_that_waits_for_its_restart_is_not_started_after_the_end(
     supervisor.poll()
     supervisor.stop()
     last = plant.process
-    time.sleep(2 * BACK_OFF[0])
+    time.sleep(2 * RESTART_DELAYS_SEC[0])
     supervisor.poll()
     assert plant.process is last
 

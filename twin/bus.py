@@ -33,13 +33,11 @@ from twin.messages import (
     unpack,
 )
 
-QUEUE: Final = 60_000
+QUEUE_MESSAGES: Final = 60_000
 """Messages kept for a subscriber that does not read: a minute at 1 kHz, about 20 MB at the most."""
-AHEAD: Final = 64
+MAX_AHEAD_MESSAGES: Final = 64
 """Samples or predictions that a lossless publisher may be ahead of its slowest lossless subscriber."""
-_READER_TIMEOUT_SEC: Final = (
-    30.0  # s without a sign of life after which such a subscriber is no longer waited for
-)
+_READER_TIMEOUT_SEC: Final = 30.0  # without a receipt; then such a subscriber is no longer waited for
 _MAX_INBOUND: Final = 64 * MAX_FRAME  # libzmq hangs up on longer frames; shorter ones are refused by unpack
 _STREAMS: Final = (Sample, Prediction)
 _READ: Final = b"\x02"  # first byte of a receipt; 0 and 1 are libzmq's own, for subscriptions
@@ -52,11 +50,10 @@ M = TypeVar("M", bound=Message)
 class Publisher:
     """Binds an endpoint and sends messages of one source.
 
-    A slow subscriber costs nobody else anything: its queue holds `QUEUE` messages and then loses. With
-    `lossless` the publisher instead waits for its slowest lossless subscriber, at most `AHEAD` messages
-    ahead of it: for streams that no clock drives. Those subscribers tell how far they have read by frames
-    that travel upstream, beside the subscriptions. Whatever is given as `stop` ends all waiting once it is
-    true.
+    A slow subscriber costs nobody else anything: its queue holds `QUEUE_MESSAGES`; more are lost to it. With
+    `lossless` the publisher instead waits for its slowest lossless subscriber, so that it is never more than
+    `MAX_AHEAD_MESSAGES` ahead: for streams that are not paced by a clock. Those subscribers send receipts
+    upstream, beside the subscriptions. All waiting ends once `stop` is true.
 
     Raises:
         BusError: the endpoint is in use or cannot be bound.
@@ -80,7 +77,7 @@ class Publisher:
         self._socket = self._context.socket(zmq.XPUB)
         self._send = super(zmq.Socket, self._socket).send  # pyzmq's own adds a Python function to each call
         self._socket.linger = 500  # a moment for the last messages, never for ever
-        self._socket.sndhwm = QUEUE
+        self._socket.sndhwm = QUEUE_MESSAGES
         self._socket.setsockopt(zmq.XPUB_VERBOSER, 1)  # every subscriber counts, not only the first and last
         try:
             self._socket.bind(endpoint)
@@ -107,15 +104,18 @@ class Publisher:
         self._send(payload)
 
     def _hold(self, seq: int) -> None:
-        """Wait until every lossless subscriber has read what was sent `AHEAD` messages ago."""
+        """Wait until every lossless subscriber has read what was sent `MAX_AHEAD_MESSAGES` ago."""
         deadline = time.monotonic() + _READER_TIMEOUT_SEC
         while not self._stop and (
-            len(self._readers) < self._expected or any(seq - read >= AHEAD for read in self._readers.values())
+            len(self._readers) < self._expected
+            or any(seq - read >= MAX_AHEAD_MESSAGES for read in self._readers.values())
         ):
             self._socket.poll(100)
             self._hear()
             if time.monotonic() > deadline:
-                self._readers = {who: read for who, read in self._readers.items() if seq - read < AHEAD}
+                self._readers = {
+                    who: read for who, read in self._readers.items() if seq - read < MAX_AHEAD_MESSAGES
+                }
                 self._expected = len(self._readers)
 
     def event(self, name: str, text: str, t: float = 0.0, **figures: float) -> None:
@@ -188,8 +188,8 @@ class Subscriber(Generic[M]):
     A topic ending in "/" stands for all sources of a kind. Publishers may come, go and return. Frames that
     are no message are dropped and counted in `rejected`, the last reason kept in `fault`.
 
-    At most `QUEUE` messages are kept while the caller does something else. With `lossless` it tells lossless
-    publishers how far it has read, and they wait for it.
+    At most `QUEUE_MESSAGES` are kept while the caller does something else. With `lossless` it sends receipts
+    to lossless publishers, and they wait for it.
 
     Raises:
         BusError: an endpoint that is none.
@@ -212,12 +212,12 @@ class Subscriber(Generic[M]):
         self._prefixes = tuple(name.encode() for name in names if name.endswith("/"))
         self._timeout_ms = -1
         self._name = secrets.token_bytes(8)
-        self._receipted: dict[int, int] | None = {} if lossless else None  # epoch: the seq last told
+        self._receipted: dict[int, int] | None = {} if lossless else None  # epoch: the seq last receipted
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.XSUB)  # a SUB that can also send
         self._socket.linger = 0
         self._recv = self._socket.recv
-        self._socket.rcvhwm = QUEUE
+        self._socket.rcvhwm = QUEUE_MESSAGES
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_INBOUND)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 10)  # ms; a publisher that restarts is heard at once
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
@@ -252,7 +252,8 @@ class Subscriber(Generic[M]):
                 return None
 
     def recv_frame(self, topic: bytes, timeout: float) -> bytes | M | None:
-        """As `recv`, but a message of this topic comes as its payload, not decoded: for who reads it faster.
+        """As `recv`, but a message of this topic comes as its payload, not decoded, for callers that decode
+        it faster.
 
         Of a message whose first frame is its last it takes the next one for the rest, and refuses both.
         """
@@ -260,9 +261,8 @@ class Subscriber(Generic[M]):
             self._set_timeout(int(timeout * 1000))
         try:
             name = self._recv()
-            frame = self._recv(
-                0, False
-            )  # a Frame, which knows whether it is the last; it costs twice as much
+            # a Frame, which knows whether it is the last; it costs twice as much
+            frame = self._recv(0, False)
             if not frame.more and name == topic:
                 return frame.bytes
             if not frame.more:
@@ -290,7 +290,7 @@ class Subscriber(Generic[M]):
         if not isinstance(message, self._kind):
             raise MessageError(f"a {type(message).__name__} where a {self._kind.__name__} was asked for")
         if self._receipted is not None:
-            self._tell(message)
+            self._send_receipt(message)
         return message
 
     def _refuse(self, error: MessageError) -> None:
@@ -301,18 +301,20 @@ class Subscriber(Generic[M]):
         if milliseconds != self._timeout_ms:
             self._socket.rcvtimeo = self._timeout_ms = milliseconds
 
-    def _tell(self, message: Message) -> None:
-        """Send a receipt for the first message of a publisher and then a few times per `AHEAD`."""
+    def _send_receipt(self, message: Message) -> None:
+        """Send a receipt for a publisher's first message, then four times in `MAX_AHEAD_MESSAGES`."""
         assert self._receipted is not None
-        told = self._receipted.get(message.epoch)
-        if isinstance(message, _STREAMS) and (told is None or message.seq - told >= AHEAD // 4):
+        receipted = self._receipted.get(message.epoch)
+        if isinstance(message, _STREAMS) and (
+            receipted is None or message.seq - receipted >= MAX_AHEAD_MESSAGES // 4
+        ):
             self._receipted[message.epoch] = message.seq
             self._socket.send(_READ + _RECEIPT.pack(self._name, message.epoch, message.seq))
 
     def latest(self) -> M | None:
         """The newest message at hand, older ones skipped; None when there is none. Never waits."""
         newest = None
-        for _ in range(QUEUE):
+        for _ in range(QUEUE_MESSAGES):
             if (message := self.recv(0)) is None:
                 break
             newest = message
@@ -324,11 +326,11 @@ class Subscriber(Generic[M]):
                 yield message
 
     def reconnect(self) -> None:
-        """Connect anew. After a protocol error libzmq goes deaf on an endpoint for ever and tells nobody; a
-        caller that hears nothing for much too long heals it with this.
+        """Connect anew. After a protocol error libzmq receives nothing more from an endpoint, and reports no
+        error. A caller that has heard nothing for much too long mends it with this.
 
-        What is on its way at that moment is lost. So a lossless subscriber, for which silence is nothing
-        unusual, stays as it is.
+        Messages on their way at that moment are lost. So a lossless subscriber, for which silence is usual,
+        does not reconnect.
         """
         if self._receipted is not None:
             return

@@ -1,6 +1,6 @@
-"""What a motor's parameters say: messages about them, and when one of them has changed.
+"""A motor's parameters: messages about them, and when one of them has changed.
 
-Like the twin, it knows no socket and no clock: it is asked now and then, and answers.
+Like the twin, it knows no socket and no clock; its caller passes it the estimates, once a second.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ MIN_CHANGE_ERRORS: Final = 5.0
 MIN_CHANGE_SHARE: Final = 0.05
 """Share of the reference by which it must differ."""
 MAX_ERROR_SHARE: Final = 0.25
-"""Largest standard error, as a share of the change, with which the change is told: the first figures after a
-change are still on their way."""
-MIN_LOOKS: Final = 3
-"""Times in succession that it must be so."""
+"""Largest standard error, and largest difference from the estimate before, as shares of a change that is
+reported: right after a change the estimates still move."""
+MIN_CONFIRMATIONS: Final = 3
+"""Estimates in succession that must agree before a change is reported."""
 
 Estimates = Mapping[str, tuple[float, float]]
 
@@ -39,17 +39,16 @@ def as_message(estimates: Estimates, t: float, seq: int = 0) -> Parameters:
 
 @dataclass(slots=True)
 class Changes:
-    """Compares parameters with what they were: at the first sight, and after each change that was told."""
+    """Compares parameters with a reference: the first estimates, and after each reported change the new
+    ones."""
 
     reference: dict[str, tuple[float, float]] = field(default_factory=dict)
     looks: int = 0
-    _seen: dict[str, tuple[int, float]] = field(
-        default_factory=dict
-    )  # times in succession, value the last time
+    _seen: dict[str, tuple[int, float]] = field(default_factory=dict)  # estimates in succession, the last
 
     def look(self, estimates: Estimates) -> list[tuple[str, dict[str, float]]]:
         """What has changed, in words and figures; each change once."""
-        told = []
+        found = []
         self.looks += 1
         for name, (value, error) in estimates.items():
             if name not in self.reference:
@@ -59,18 +58,20 @@ class Changes:
             if not (math.isfinite(value) and math.isfinite(error)):
                 continue
             change, spread = value - before, math.hypot(error, before_error)
-            sure = abs(change) > MIN_CHANGE_ERRORS * spread and abs(change) > MIN_CHANGE_SHARE * abs(before)
+            significant = abs(change) > MIN_CHANGE_ERRORS * spread and abs(change) > MIN_CHANGE_SHARE * abs(
+                before
+            )
             times, last = self._seen.get(name, (0, value))
             settled = abs(value - last) <= MAX_ERROR_SHARE * abs(change) and error <= MAX_ERROR_SHARE * abs(
                 change
             )
-            times = times + 1 if sure and settled else 0
+            times = times + 1 if significant and settled else 0
             self._seen[name] = times, value
-            if times >= MIN_LOOKS:
+            if times >= MIN_CONFIRMATIONS:
                 self.reference[name] = value, error
                 self._seen[name] = 0, value
-                told.append(_in_words(name, before, change, spread))
-        return told
+                found.append(_in_words(name, before, change, spread))
+        return found
 
 
 def _in_words(name: str, before: float, change: float, spread: float) -> tuple[str, dict[str, float]]:

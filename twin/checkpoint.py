@@ -33,14 +33,14 @@ from twin.families import Sizes, check_tensors
 from twin.manifest import Manifest, decode, encode
 from twin.messages import Spec, check_spec
 
-MAX_WEIGHTS: Final = 64 * 2**20
+MAX_WEIGHTS_BYTES: Final = 64 * 2**20
 """Bytes of the largest weights file accepted."""
-MAX_MANIFEST: Final = 2**20
+MAX_MANIFEST_BYTES: Final = 2**20
 """Bytes of the largest manifest accepted."""
-MAX_HEADER: Final = 2**18
+MAX_HEADER_BYTES: Final = 2**18
 """Bytes of the longest safetensors header accepted: it is JSON, and would be parsed as a whole."""
-KEPT: Final = 48
-"""Checkpoints that stay when others come; the rest of a run is in its events."""
+KEPT_CHECKPOINTS: Final = 48
+"""Newest checkpoints that stay when older ones are removed; the events of a run tell of all."""
 
 _WEIGHTS, _MANIFEST = "weights.safetensors", "manifest.json"
 _FOLDER = re.compile(r"[0-9]{6,15}\Z")
@@ -158,10 +158,10 @@ def save(run_dir: Path, checkpoint: Checkpoint) -> Path:
     target = path_of(run_dir, checkpoint.number)
     weights = safetensors.numpy.save({n: np.ascontiguousarray(a) for n, a in checkpoint.tensors.items()})
     manifest = encode(_manifest(checkpoint, weights))
-    if len(weights) > MAX_WEIGHTS or len(manifest) > MAX_MANIFEST:
+    if len(weights) > MAX_WEIGHTS_BYTES or len(manifest) > MAX_MANIFEST_BYTES:
         raise CheckpointError(
             f"{target}: {len(weights)} bytes of weights and {len(manifest)} of manifest; "
-            f"at most {MAX_WEIGHTS} and {MAX_MANIFEST} would be loaded again: choose a smaller model"
+            f"at most {MAX_WEIGHTS_BYTES} and {MAX_MANIFEST_BYTES} can be loaded: choose a smaller model"
         )
     temporary = run_dir / f".{target.name}.tmp-{os.getpid()}"
     try:
@@ -187,7 +187,7 @@ def save(run_dir: Path, checkpoint: Checkpoint) -> Path:
 
 
 def prune(run_dir: Path, keep: Collection[int | None] = ()) -> list[int]:
-    """Remove all but the `KEPT` newest checkpoints and those to keep; the numbers that are gone.
+    """Remove all but the `KEPT_CHECKPOINTS` newest checkpoints and those to keep; the numbers that are gone.
 
     A folder is renamed before it is emptied: who reads finds a whole checkpoint or none. What cannot be
     removed stays.
@@ -196,7 +196,7 @@ def prune(run_dir: Path, keep: Collection[int | None] = ()) -> list[int]:
         CheckpointError: the directory cannot be read.
     """
     gone = []
-    for number in numbers(run_dir)[:-KEPT]:
+    for number in numbers(run_dir)[:-KEPT_CHECKPOINTS]:
         folder = path_of(run_dir, number)
         temporary = run_dir / f".{folder.name}.tmp-{os.getpid()}"
         if number not in keep:
@@ -247,14 +247,14 @@ def _opened(path: Path, weights: bytes, raw: bytes) -> Checkpoint:
         raise CheckpointError(f"{_WEIGHTS} is damaged: its content does not match the hash in {_MANIFEST}")
     if path_of(path.parent, manifest.number).name != path.name:
         raise CheckpointError(f"{_MANIFEST} says number {manifest.number}, the folder's name another")
-    if int.from_bytes(weights[:8], "little") > MAX_HEADER:
-        raise CheckpointError(f"{_WEIGHTS} has a header of more than {MAX_HEADER} bytes")
+    if int.from_bytes(weights[:8], "little") > MAX_HEADER_BYTES:
+        raise CheckpointError(f"{_WEIGHTS} has a header of more than {MAX_HEADER_BYTES} bytes")
     try:
         tensors = safetensors.numpy.load(weights)
     except Exception as error:  # whatever the parser finds in foreign bytes, they are no weights
         raise CheckpointError(f"{_WEIGHTS} is not a safetensors file: {error}") from None
-    told = {f.name: getattr(manifest, f.name) for f in fields(Checkpoint) if f.name != "tensors"}
-    return check(Checkpoint(tensors=tensors, **told))
+    stated = {f.name: getattr(manifest, f.name) for f in fields(Checkpoint) if f.name != "tensors"}
+    return check(Checkpoint(tensors=tensors, **stated))
 
 
 def _read(path: Path) -> tuple[bytes, bytes]:
@@ -264,7 +264,7 @@ def _read(path: Path) -> tuple[bytes, bytes]:
     except OSError as error:
         raise CheckpointError(f"not a folder of its own: {error.strerror}") from None
     try:
-        return _content(folder, _WEIGHTS, MAX_WEIGHTS), _content(folder, _MANIFEST, MAX_MANIFEST)
+        return _content(folder, _WEIGHTS, MAX_WEIGHTS_BYTES), _content(folder, _MANIFEST, MAX_MANIFEST_BYTES)
     finally:
         os.close(folder)
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from twin.messages import Event, Message, Spec
 
 BARS: Final = "▁▂▃▄▅▆▇█"
-WIDTH: Final = 60  # points of the sparkline
+SPARKLINE_POINTS: Final = 60  # of the last output
 _STATUS_STYLE: Final = {"following": "bold green", "unestimated": "yellow", "waiting": "dim"}
 _STATE_STYLE: Final = {"running": "green", "restarting": "yellow", "failed": "bold red"}
 
@@ -41,7 +41,7 @@ class Dashboard:
         self.figures: dict[str, float] = {}
         self.rate = 0.0
         self.t = 0.0
-        self.trace: deque[float] = deque(maxlen=WIDTH)
+        self.trace: deque[float] = deque(maxlen=SPARKLINE_POINTS)
         self.decision = "no refit yet"
         self.happened: deque[str] = deque(maxlen=3)
         self.states: dict[str, tuple[str, int]] = {}

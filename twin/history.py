@@ -1,8 +1,9 @@
 """What a trainer learns from: the newest samples in full, and segments of all that came before them.
 
-A change is in the newest samples. What must not be forgotten for it, an operating range or another state of
-the plant, is in the segments: a sample of the whole past, of bounded size, in which those that moved much are
-more likely to be than those at rest, so that a night's standstill does not wash out a day's work.
+The newest samples show a change. The segments keep what must not be forgotten meanwhile: other operating
+ranges and other states of the plant. They are a random sample of the whole past, of bounded size. Segments
+that moved much are more likely to be kept than those at rest, so that a night's standstill does not displace
+a day's work.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from numpy.typing import NDArray
 
 from twin.window import Window
 
-KEPT: Final = 256
-"""Segments of the past."""
+KEPT_SEGMENTS: Final = 256
+"""Segments kept of the samples that are no longer among the newest."""
 EXCITATION_ORDER: Final = 2
-"""Of the input's fluctuations: 1 would let a constant offset pass for movement."""
+"""Order to which the input must be persistently exciting: an order of 1 would accept a constant offset."""
 
 
 class History:
-    """The newest `length` samples of F features, and up to `KEPT` segments of those before.
+    """The newest `length` samples of F features, and up to `KEPT_SEGMENTS` segments of those before.
 
     Counts number all samples ever pushed. A break is where the stream does not go on from the sample before:
     no segment goes across one.
@@ -34,8 +35,8 @@ class History:
         self.length, self.segment = length, segment
         self._window = Window(1, length, features, np.float64)
         self._breaks: deque[int] = deque()  # counts at which the stream does not go on
-        self._past = np.empty((KEPT, segment, features), np.float32)
-        self._keys = np.full(KEPT, -math.inf)
+        self._past = np.empty((KEPT_SEGMENTS, segment, features), np.float32)
+        self._keys = np.full(KEPT_SEGMENTS, -math.inf)
         self._largest = np.full(features, np.finfo(np.float64).tiny)  # spread of a segment so far
         self._random = np.random.default_rng(seed)
 

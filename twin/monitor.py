@@ -16,23 +16,24 @@ from numpy.typing import NDArray
 from twin.messages import Event, Message, Prediction, Sample, Spec
 from twin.metrics import Latencies, fit_percent, rmse, skill
 
-KEPT = 300_000
+KEPT_SAMPLES = 300_000
 """Samples kept for the figures over the last quarter of a run: five minutes at 1 kHz, some 20 MB."""
-RECENT = 2_000
+RECENT_SAMPLES = 2_000
 """Samples behind the figures of the live view."""
-FIRST_MINUTE = 60.0
-"""Seconds of the stream after its first sample whose slowest answer is told apart: a start is when programs
-load and compile."""
-ROUNDING = 1e-6
-"""Of what persistence errs: an observer that errs no more has no other error than that of its numbers."""
+FIRST_MINUTE_SEC = 60.0
+"""Time of the stream after its first sample, whose slowest answer is reported separately: programs load and
+compile while they start."""
+ROUNDING_SHARE = 1e-6
+"""Share of persistence's error, below which an observer's error is only the rounding of its numbers."""
 
 
 class Monitor:
     """Keeps the stream's last samples beside what was predicted for them.
 
     A prediction with `seq` k is the prediction of sample k + 1, so both are kept in rings indexed by `seq`:
-    `z` (KEPT, F) the samples, `y_hat` (KEPT, P) what sample k was expected to be, `model` (KEPT,) whose
-    expectation it was, and `sample_seq`, `expected_seq` (KEPT,) to know whose row it is.
+    `z` (KEPT_SAMPLES, F) the samples, `y_hat` (KEPT_SAMPLES, P) the predictions of sample k, `model`
+    (KEPT_SAMPLES,) the model that made them, and `sample_seq`, `expected_seq` (KEPT_SAMPLES,) the seq that a
+    row belongs to.
     """
 
     def __init__(self, spec: Spec) -> None:
@@ -44,7 +45,7 @@ class Monitor:
         """The slowest answer of the first minute."""
         self.first_model: float | None = None
         """Time in the stream from its first sample to the first answer by a model, s."""
-        self.recent_us = np.zeros(RECENT)
+        self.recent_us = np.zeros(RECENT_SAMPLES)
         self.last_seq = -1
         self.last_answered = -1
         self.first_seq = 0
@@ -54,12 +55,13 @@ class Monitor:
         self._epoch = 0
         self._twins: dict[int, dict[str, float]] = {}  # the counters of each start of the twin
         inputs, outputs = len(spec.inputs), len(spec.outputs)
-        self.z = np.empty((KEPT, inputs + outputs))
-        self.y_hat = np.empty((KEPT, outputs))
-        self.reach = np.full((KEPT, outputs), np.nan, np.float32)  # of the interval, to either side of y_hat
-        self.model = np.zeros(KEPT, np.int64)
-        self.sample_seq = np.full(KEPT, -1, np.int64)
-        self.expected_seq = np.full(KEPT, -1, np.int64)
+        self.z = np.empty((KEPT_SAMPLES, inputs + outputs))
+        self.y_hat = np.empty((KEPT_SAMPLES, outputs))
+        # how far the interval reaches to either side of y_hat
+        self.reach = np.full((KEPT_SAMPLES, outputs), np.nan, np.float32)
+        self.model = np.zeros(KEPT_SAMPLES, np.int64)
+        self.sample_seq = np.full(KEPT_SAMPLES, -1, np.int64)
+        self.expected_seq = np.full(KEPT_SAMPLES, -1, np.int64)
 
     def observe(self, message: Message, received_ns: int = 0) -> None:
         """Take in any message of the source; one with other signals than the Spec's is left out."""
@@ -89,7 +91,7 @@ class Monitor:
             self.sample_seq[:] = self.expected_seq[:] = -1
         self.samples += 1
         self.last_seq = sample.seq
-        row = sample.seq % KEPT
+        row = sample.seq % KEPT_SAMPLES
         self.z[row] = z
         self.sample_seq[row] = sample.seq
 
@@ -101,15 +103,15 @@ class Monitor:
         us = (received_ns - prediction.sample_sent_ns) / 1e3
         self.latencies.add(us)
         since = self.samples * self.spec.dt
-        if since < FIRST_MINUTE:
+        if since < FIRST_MINUTE_SEC:
             self.first_minute_us = max(self.first_minute_us, us)
         if self.first_model is None and prediction.model:
             self.first_model = since
-        self.recent_us[self.predictions % RECENT] = us
+        self.recent_us[self.predictions % RECENT_SAMPLES] = us
         self.predictions += 1
         self.last_answered = prediction.seq
         self.status = prediction.status
-        row = (prediction.seq + 1) % KEPT
+        row = (prediction.seq + 1) % KEPT_SAMPLES
         self.y_hat[row] = y_hat
         self.reach[row] = self._reach(prediction)
         self.model[row] = prediction.model
@@ -140,11 +142,11 @@ class Monitor:
 
     def _span(self, samples: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """The seqs of the last `samples`, and which have a sample, one before it, and an expectation."""
-        first = max(self.first_seq + 1, self.last_seq + 1 - min(samples, KEPT - 1))
+        first = max(self.first_seq + 1, self.last_seq + 1 - min(samples, KEPT_SAMPLES - 1))
         seqs = np.arange(first, self.last_seq + 1)
-        rows = seqs % KEPT
+        rows = seqs % KEPT_SAMPLES
         whole = self.sample_seq[rows] == seqs
-        whole &= self.sample_seq[(seqs - 1) % KEPT] == seqs - 1
+        whole &= self.sample_seq[(seqs - 1) % KEPT_SAMPLES] == seqs - 1
         whole &= self.expected_seq[rows] == seqs
         return seqs, whole
 
@@ -153,7 +155,7 @@ class Monitor:
 
         Where there were intervals, also the share of samples that lay inside, and the mean width."""
         seqs, whole = self._span(samples)
-        rows, before = seqs[whole] % KEPT, (seqs[whole] - 1) % KEPT
+        rows, before = seqs[whole] % KEPT_SAMPLES, (seqs[whole] - 1) % KEPT_SAMPLES
         if not len(rows):
             return {}
         y = self.z[:, len(self.spec.inputs) :]
@@ -174,22 +176,22 @@ class Monitor:
         return figures
 
     def beside_floor(self, samples: int, floor: str) -> dict[str, dict[str, float]]:
-        """`one_step`, and where the plant says the error of its best observer: that, and the ratio to it.
+        """`one_step`, and where the plant publishes the error of its best observer, that and the ratio to it.
 
-        `floor` is the name under which it says that: "floor" over the last `RECENT` samples, "quarter_floor"
-        over the last quarter of its run, when it has ended. Without noise and load the observer errs by
-        rounding alone; to that there is no ratio.
+        `floor` names the figure: "floor" is over the last `RECENT_SAMPLES`, "quarter_floor" over the last
+        quarter of the run, once it has ended. Without noise and load the observer's error is rounding alone,
+        and there is no ratio to it.
         """
         found = self.one_step(samples)
         for name, figures in found.items():
             least = self.plant.get(f"{floor}.{name}", 0.0)
-            if least > ROUNDING * figures["persistence_rmse"]:
+            if least > ROUNDING_SHARE * figures["persistence_rmse"]:
                 figures |= {"floor": least, "ratio": figures["rmse"] / least}
         return found
 
     def figures(self) -> dict[str, float]:
         """What the live view shows, by flat names: plain numbers that travel in an event."""
-        recent = self.recent_us[: min(self.predictions, RECENT)]
+        recent = self.recent_us[: min(self.predictions, RECENT_SAMPLES)]
         p50, p99 = np.percentile(recent, [50, 99]) if len(recent) else (0.0, 0.0)
         values = {
             "samples": float(self.samples),
@@ -197,14 +199,14 @@ class Monitor:
             "p50_us": float(p50),
             "p99_us": float(p99),
             "max_us": self.latencies.max,
-            "model": float(self.model[(self.last_answered + 1) % KEPT]) if self.predictions else 0.0,
+            "model": float(self.model[(self.last_answered + 1) % KEPT_SAMPLES]) if self.predictions else 0.0,
         }
         if self.samples:
-            row = self.last_seq % KEPT
+            row = self.last_seq % KEPT_SAMPLES
             values |= dict(
                 zip((f"z.{name}" for name in self.spec.features), self.z[row].tolist(), strict=True)
             )
-        for name, row_figures in self.beside_floor(RECENT, "floor").items():
+        for name, row_figures in self.beside_floor(RECENT_SAMPLES, "floor").items():
             values |= {f"{figure}.{name}": value for figure, value in row_figures.items()}
         return values | {f"twin.{name}": value for name, value in self.counters.items()}
 
@@ -215,32 +217,32 @@ class Monitor:
         it with the model that answered at its start, which had therefore seen none of them.
         """
         quarter = max((self.last_seq + 1 - self.first_seq) // 4, horizon)
-        oldest = max(self.first_seq + window, self.last_seq + 1 - min(quarter, KEPT - window - 1))
+        oldest = max(self.first_seq + window, self.last_seq + 1 - min(quarter, KEPT_SAMPLES - window - 1))
         found = []
         for first in range(oldest, self.last_seq + 2 - horizon, horizon):
-            answered = self.expected_seq[first % KEPT] == first
+            answered = self.expected_seq[first % KEPT_SAMPLES] == first
             if answered and self.unbroken(first - window, first + horizon):
-                found.append((int(self.model[first % KEPT]), first))
+                found.append((int(self.model[first % KEPT_SAMPLES]), first))
         return found
 
     def seen_from(self, number: int, first: int, window: int) -> int:
         """The `seq` from which a model has seen samples, none of which is missing until `first`: the `window`
         that warmed it, then those that it answered."""
-        seqs = np.arange(max(self.first_seq, self.last_seq + 1 - KEPT), first)
-        missing = seqs[self.sample_seq[seqs % KEPT] != seqs]
-        answered = self.expected_seq[seqs % KEPT] == seqs
-        own = seqs[answered & (self.model[seqs % KEPT] == number)]
+        seqs = np.arange(max(self.first_seq, self.last_seq + 1 - KEPT_SAMPLES), first)
+        missing = seqs[self.sample_seq[seqs % KEPT_SAMPLES] != seqs]
+        answered = self.expected_seq[seqs % KEPT_SAMPLES] == seqs
+        own = seqs[answered & (self.model[seqs % KEPT_SAMPLES] == number)]
         begin = (int(own[0]) if len(own) else first) - window
         return max(begin, int(missing[-1]) + 1 if len(missing) else int(seqs[0]))
 
     def unbroken(self, first: int, last: int) -> bool:
         """Whether all samples from `first` to `last` - 1 are there."""
         seqs = np.arange(first, last)
-        return bool(np.array_equal(self.sample_seq[seqs % KEPT], seqs))
+        return bool(np.array_equal(self.sample_seq[seqs % KEPT_SAMPLES], seqs))
 
     def stretch(self, first: int, last: int) -> NDArray[np.float64]:
         """The samples `first` to `last` - 1 as (T, F), copied."""
-        return self.z[np.arange(first, last) % KEPT]
+        return self.z[np.arange(first, last) % KEPT_SAMPLES]
 
     def free_run_fit(self, runs: list[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> dict[str, float]:
         """Fit % of (measured, predicted) pairs of (T, P), joined, for each output that varied at all."""
@@ -270,7 +272,7 @@ class Monitor:
             "forecasts": int(counters.get("forecasts", 0)),
             "overruns": int((self.end or self.plant).get("overruns", 0)),
             "swaps": int(counters.get("swaps", 0)),
-            "model": int(self.model[(self.last_answered + 1) % KEPT]) if self.predictions else 0,
+            "model": int(self.model[(self.last_answered + 1) % KEPT_SAMPLES]) if self.predictions else 0,
             "first_model_s": self.first_model,
             "latency_us": self.latencies.summary(),
             "worst_answer_ms": self.latencies.max / 1e3,

@@ -1,9 +1,9 @@
-"""Identification offline: from recordings to a model, judged on samples that it has not learned from.
+"""Identification offline: from recordings to a model, validated on samples that it was not trained on.
 
-Like `Trainer` it knows no clock or file: how much of the budget is spent, it is told. What is learned is the
-free run, because a model that is right one step ahead may still run away when it is fed with its own answers
-(Ljung, System Identification, section 16.5): windows begin anywhere in the recordings, a random number of
-measured samples warms the hidden state, and the errors of all that follows count.
+Like `Trainer` it knows no clock or file; its caller says how much of the budget is spent. Models are trained
+to run free, because one that is right one step ahead may still run away when it is fed with its own outputs
+(Ljung, System Identification, section 16.5). Training windows begin anywhere in the recordings; a random
+number of measured samples warms the hidden state, then the model runs free and its errors count.
 """
 
 from __future__ import annotations
@@ -30,44 +30,48 @@ from twin.models.network import Network
 from twin.models.opening import class_of, new_model, sizes_for
 from twin.models.scaling import Scaling
 
-HELD_OUT: Final = 0.15
-"""Share of each recording that is not learned from: models are chosen by it."""
-PART: Final = 2_500
-"""Samples, about, of the parts of a longer recording; of each of them the newest share is held out, so that
-models are judged on all that happens in it rather than on how it ends."""
-FEWEST: Final = 60
-"""Samples of a recording, below which nothing can be learned and held out."""
-TAPS: Final = (2, 4, 8, 16, 32)
-"""Orders of the linear part that are tried; least squares needs `PER_COEFFICIENT` samples for each."""
-PER_COEFFICIENT: Final = 30
-FEW: Final = 8
-"""Taps of a plan that tries fewer than least squares would have."""
-WINDOW: Final = 10
+HELD_OUT_SHARE: Final = 0.15
+"""Share of each recording, its newest, that is not trained on: models are validated on it."""
+PART_SAMPLES: Final = 2_500
+"""Samples, about, of the parts into which a longer recording is cut. The newest share of each part is held
+out, so that models are validated on all that happens in the recording rather than on how it ends."""
+MIN_RECORDING_SAMPLES: Final = 60
+"""Samples of the shortest recording that can be divided into one part to train on and one to validate on."""
+TAPS_TRIED: Final = (2, 4, 8, 16, 32)
+"""Orders of the linear part that are tried, in samples; `MIN_SAMPLES_PER_COEFFICIENT` limits them."""
+MIN_SAMPLES_PER_COEFFICIENT: Final = 30
+"""Samples that least squares needs for each coefficient, so that a higher order does not overfit."""
+FEW_TAPS: Final = 8
+"""Taps at most of the plan that leaves more to the network than to its linear part."""
+WINDOW_SAMPLES: Final = 10
 """Samples that one prediction of a window-rnn sees."""
-WARM: Final = 300
-LENGTH: Final = 128
-"""Samples of a window that warm the hidden state, at most, and that run free; fewer of short recordings."""
-FULL: Final = 0.25
-"""How often all of them do."""
-BATCH: Final = 32
-ONE_STEP: Final = 0.25
-"""Weight of the errors one step ahead, beside those in free run: so much that a stream is served too."""
-TRIALS: Final = 0.3
-"""Share of the budget in which all plans are tried; the rest is the best one's."""
-LATE: Final = 0.7
-"""Share of a plan's time; a best model that came later would have become better still with more of it."""
-LONGER: Final = 1.5
-"""A plan that is tried again takes so many times as long as its best model took."""
-SHORTEST: Final = 0.15
-"""Share of the budget that a plan takes at least."""
-RESTARTS: Final = 6
-"""Times that the best plan is tried again in vain."""
-LOOKS: Final = 40
-"""How often a plan's model is judged on the held-out samples."""
-TINY: Final = 1e-12
-"""Of a mean squared error, in squares of the outputs' spread: none is smaller to the likelihood."""
-JUDGED: Final = 128
-"""Windows of held-out samples, at most, on which a model is judged."""
+MAX_WARM_UP_SAMPLES: Final = 300
+"""Measured samples of a training window that warm the hidden state; fewer of short recordings."""
+MAX_FREE_RUN_SAMPLES: Final = 128
+"""Samples of a training window over which the model then runs free; fewer of short recordings."""
+FULL_WARM_UP_SHARE: Final = 0.25
+"""Share of the training steps that warm up over all samples, as a stream does; the others take fewer."""
+BATCH_WINDOWS: Final = 32
+"""Windows in the batch of one training step."""
+ONE_STEP_WEIGHT: Final = 0.25
+"""Weight of the errors one step ahead beside those in free run (1), so that the model also serves a
+stream."""
+TRIALS_SHARE: Final = 0.3
+"""Share of the budget in which all plans are tried once; the rest is spent on the best of them."""
+LATE_SHARE: Final = 0.7
+"""Share of a plan's time. If its best model came later than that, it was still improving."""
+RETRY_TIME_RATIO: Final = 1.5
+"""Time of another training of the best plan, over the time in which that plan reached its best model."""
+MIN_RETRY_SHARE: Final = 0.15
+"""Share of the budget that another training of the best plan gets at least."""
+MAX_VAIN_RETRIES: Final = 6
+"""Trainings of the best plan in succession without a better model, after which the fit ends."""
+VALIDATIONS_PER_PLAN: Final = 40
+"""Times that the model of a plan is validated on the held-out samples, evenly over the plan's time."""
+MIN_MEAN_SQUARE: Final = 1e-12
+"""Added to mean squared errors, in squares of the outputs' spread, so that their logarithm stays finite."""
+MAX_HELD_OUT_WINDOWS: Final = 128
+"""Held-out windows on which a model is validated: more would take the time from training."""
 
 Array = NDArray[np.float64]
 
@@ -92,8 +96,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a fit stands: the share of the budget that is spent, what is being tried, and the error of the
-    best model so far in free run over held-out samples, in units of the outputs' spread (NRMSE)."""
+    """Where a fit stands: the share of the budget spent, the plan being tried, and the best error so far.
+
+    The error is the NRMSE in free run over held-out samples: in units of the outputs' spread."""
 
     spent: float
     trying: str
@@ -102,8 +107,8 @@ class Progress:
 
 @dataclass
 class Attempt:
-    """What came of a plan: its best model's error, and of the budget the share that it was given and the
-    share until that model was there."""
+    """One training of a plan: the error of its best model, the share of the budget that the training was
+    given (`span`), and the share that was spent when it reached that model (`reached`)."""
 
     plan: Plan
     span: float
@@ -128,15 +133,15 @@ class Fit:
         self.tries_plans = family == AUTO
         sizes_for(self.family, spec)  # refuses a plant that is not for the family
         self.inputs = len(spec.inputs)
-        parts = [part for z in records for part in np.array_split(z, max(len(z) // PART, 1))]
-        ends = [round((1.0 - HELD_OUT) * len(z)) for z in parts]
+        parts = [part for z in records for part in np.array_split(z, max(len(z) // PART_SAMPLES, 1))]
+        ends = [round((1.0 - HELD_OUT_SHARE) * len(z)) for z in parts]
         self._stretches = [z[:end] for z, end in zip(parts, ends, strict=True)]
         self._samples = torch.from_numpy(np.concatenate(self._stretches).astype(np.float32))
         self._scaling = Scaling.of(np.concatenate(self._stretches), len(spec.outputs))
         self._scale = torch.from_numpy(self._scaling.scale[self.inputs :])
         shortest = min(ends)
-        self.warm = min(WARM, shortest // 3)
-        self.length = min(LENGTH, shortest // 3)
+        self.warm = min(MAX_WARM_UP_SAMPLES, shortest // 3)
+        self.length = min(MAX_FREE_RUN_SAMPLES, shortest // 3)
         self._held = held_out(parts, ends, self.warm, self.length)
         self._random = np.random.default_rng(seed)
         self.best: Model | None = None
@@ -158,12 +163,12 @@ class Fit:
         taps = yield from self._linear(spent)
         plans, attempts = self._plans(taps), []
         for i, plan in enumerate(plans):
-            attempts.append((yield from self._train(plan, spent, TRIALS * (i + 1) / len(plans))))
+            attempts.append((yield from self._train(plan, spent, TRIALS_SHARE * (i + 1) / len(plans))))
         vain = 0
-        while (begun := spent()) < 1.0 and vain < RESTARTS:
+        while (begun := spent()) < 1.0 and vain < MAX_VAIN_RETRIES:
             best = min(attempts, key=lambda attempt: attempt.error)
-            share = max(LONGER * best.reached, SHORTEST)
-            late = best.reached > LATE * best.span  # it was still improving
+            share = max(RETRY_TIME_RATIO * best.reached, MIN_RETRY_SHARE)
+            late = best.reached > LATE_SHARE * best.span  # it was still improving
             until = 1.0 if late or share > 0.7 * (1.0 - begun) else begun + share
             again = yield from self._train(replace(best.plan, seed=self.seed + len(attempts)), spent, until)
             vain = 0 if again.error < best.error else vain + 1
@@ -174,23 +179,23 @@ class Fit:
         twice as many taps, but no slow averages, which a position with a coarse encoder wants."""
         if not self.tries_plans:
             return [Plan(self.family, 32, taps, 3e-3)]
-        more = min(2 * taps, TAPS[-1])
+        more = min(2 * taps, TAPS_TRIED[-1])
         return [
             Plan(NETWORK, 16, taps, 1e-3),
-            Plan(NETWORK, 32, min(taps, FEW), 3e-3),
+            Plan(NETWORK, 32, min(taps, FEW_TAPS), 3e-3),
             *([Plan(NETWORK, 32, more, 3e-3, averages=False)] if self._affords(more) else []),
         ]
 
     def _affords(self, taps: int) -> bool:
         """Whether there are samples enough for the coefficients of so many taps."""
-        return PER_COEFFICIENT * taps * len(self.spec.features) <= len(self._samples)
+        return MIN_SAMPLES_PER_COEFFICIENT * taps * len(self.spec.features) <= len(self._samples)
 
     def _linear(self, spent: Callable[[], float]) -> Generator[Progress, None, int]:
         """Keep the best linear model, and answer its taps."""
-        best = (math.inf, TAPS[0])
-        for taps in (TAPS[0], *filter(self._affords, TAPS[1:])):
+        best = (math.inf, TAPS_TRIED[0])
+        for taps in (TAPS_TRIED[0], *filter(self._affords, TAPS_TRIED[1:])):
             plan = Plan(self.family, 32, taps, 0.0)
-            error = self._judge(self._begin(plan), plan)
+            error = self._validate(self._begin(plan), plan)
             if error < 0.99 * best[0]:  # more taps must be worth it
                 best = (error, taps)
             yield Progress(spent(), plan.name, self.held_out)
@@ -198,7 +203,7 @@ class Fit:
 
     def _identify(self, spent: Callable[[], float]) -> Generator[Progress, None, None]:
         """Let a family that knows the plant find its parameters, in its own way and time."""
-        plan = Plan(self.family, 32, TAPS[0], 0.0, averages=False)
+        plan = Plan(self.family, 32, TAPS_TRIED[0], 0.0, averages=False)
         model = new_model(self.family, self.spec, self._scaling, taps=plan.taps, seed=plan.seed)
         model.fit(max(self._stretches, key=len))
         assert isinstance(model, Identifies)
@@ -206,11 +211,11 @@ class Fit:
             yield Progress(spent(), self.family, self.held_out)
             if spent() >= 1.0:
                 break
-        self._judge(model, plan)
+        self._validate(model, plan)
         yield Progress(spent(), self.family, self.held_out)
 
     def _begin(self, plan: Plan) -> Network:
-        sizes = {"hidden_size": plan.hidden_size, "taps": plan.taps, "window": WINDOW}
+        sizes = {"hidden_size": plan.hidden_size, "taps": plan.taps, "window": WINDOW_SAMPLES}
         model = new_model(plan.family, self.spec, self._scaling, seed=plan.seed, **sizes)
         assert isinstance(model, Network)
         fit_linear(model, self._stretches, averages=plan.averages)
@@ -227,9 +232,9 @@ class Fit:
         while True:
             now = spent()
             share = min((now - begun) / attempt.span, 1.0)
-            if share >= look / LOOKS or share >= 1.0:
+            if share >= look / VALIDATIONS_PER_PLAN or share >= 1.0:
                 look += 1
-                error = self._judge(model, plan)
+                error = self._validate(model, plan)
                 if error < attempt.error:
                     attempt.error, attempt.reached = error, share * attempt.span
                 yield Progress(spent(), plan.name, self.held_out)
@@ -237,22 +242,22 @@ class Fit:
                     return attempt
             for group in optimiser.param_groups:
                 group["lr"] = plan.learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
-            rows = self._random.choice(starts, BATCH)[:, None] + np.arange(self.warm + self.length)
+            rows = self._random.choice(starts, BATCH_WINDOWS)[:, None] + np.arange(self.warm + self.length)
             warm = self._warm_up(plan)
             z = self._samples[torch.from_numpy(rows[:, self.warm - warm :])]
             one_step, free_run = self._losses(model, z, warm)
-            loss = free_run + ONE_STEP * one_step
+            loss = free_run + ONE_STEP_WEIGHT * one_step
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
-            yield Progress(now, plan.name, self.held_out)  # so that whoever wants to end it is heard
+            yield Progress(now, plan.name, self.held_out)  # so that the caller can end the fit here
 
     def _warm_up(self, plan: Plan) -> int:
         """Samples that warm the hidden state: now and then all, as in a stream; mostly few, so that a model
         that has seen little is of use too, and because they take less time."""
         few = min(plan.taps, self.warm)
-        if self._random.random() < FULL:
+        if self._random.random() < FULL_WARM_UP_SHARE:
             return self.warm
         return few + int((self.warm - few) * self._random.random() ** 3)
 
@@ -279,17 +284,17 @@ class Fit:
             ahead, state = model(z[:, : warm - 1], state)
             settled = (warm - 1) // 4  # the state of a cold start says little yet
             errors = ((ahead - y[:, 1:warm]) / model.increment_scale)[:, settled:]
-            one_step = torch.log(errors.square().mean((0, 1)) + TINY).mean()
+            one_step = torch.log(errors.square().mean((0, 1)) + MIN_MEAN_SQUARE).mean()
         run = model.free_run(z[:, warm - 1], z[:, warm:, : self.inputs], state)
         return one_step, self._likelihood(run, y[:, warm:])
 
     def _likelihood(self, run: Tensor, y: Tensor) -> Tensor:
         squares = ((run - y) / self._scale).square().mean(0)  # (T, P)
         octaves = torch.split(squares, octave_lengths(len(squares)))
-        logs = [len(part) * torch.log(part.mean(0) + TINY) for part in octaves]
+        logs = [len(part) * torch.log(part.mean(0) + MIN_MEAN_SQUARE) for part in octaves]
         return torch.stack(logs).sum(0).mean() / len(squares)
 
-    def _judge(self, model: Model, plan: Plan) -> float:
+    def _validate(self, model: Model, plan: Plan) -> float:
         """The error in free run over the held-out windows, a NRMSE; the best model so far is kept."""
         run = torch.from_numpy(model.free_runs(self._held.numpy(), self.warm))
         error = math.exp(0.5 * float(self._likelihood(run, self._held[:, self.warm :, self.inputs :])))
@@ -304,7 +309,7 @@ class Fit:
         """The best model so far, with how it was found.
 
         Raises:
-            RecordingError: none was found.
+            RecordingError: no model was found.
         """
         if self.best is None or self.plan is None:
             raise RecordingError("no model was found: give a longer recording, or one that moves more")
@@ -334,7 +339,7 @@ def octave_lengths(steps: int) -> list[int]:
 
 def held_out(records: Sequence[Array], ends: Sequence[int], warm: int, length: int) -> Tensor:
     """Windows (B, warm + length, F) whose samples after the warm-up come after the recordings' `ends`."""
-    windows, each = [], max(JUDGED // len(records), 1)
+    windows, each = [], max(MAX_HELD_OUT_WINDOWS // len(records), 1)
     length = min(length, *(len(z) - end for z, end in zip(records, ends, strict=True)))
     for z, end in zip(records, ends, strict=True):
         starts = np.unique(np.linspace(end, len(z) - length, each).astype(int))
@@ -349,10 +354,10 @@ def check(records: Sequence[Array], spec: Spec) -> None:
         RecordingError: one that is too short, or signals that do not move.
     """
     for i, z in enumerate(records, 1):
-        if len(z) < FEWEST:
+        if len(z) < MIN_RECORDING_SAMPLES:
             raise RecordingError(
                 f"recording {i} of {len(records)} has {len(z)} samples; to learn from some and judge on "
-                f"others, {FEWEST} are needed: give a longer one"
+                f"others, {MIN_RECORDING_SAMPLES} are needed: give a longer one"
             )
     z = np.concatenate(records)
     for column, name in enumerate(spec.features):

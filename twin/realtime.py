@@ -1,4 +1,5 @@
-"""Real-time manners of a loop: priority, a core of its own, locked memory, no garbage collector, one thread.
+"""Real-time measures for a loop: priority, a core of its own, locked memory, no garbage collector, one
+thread.
 
 None of this makes a step faster; it keeps other work on the machine from making one late. Each measure is
 taken where the system permits it. The loop blocks while it waits: polling busily takes the core from those
@@ -14,10 +15,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-PRIORITY: Final = 20
-"""Of SCHED_FIFO, 1 to 99: above all ordinary processes, below the kernel's own threads at 50."""
-MODEST: Final = 10
-"""Nice value, whose weight is 110 beside the usual 1024."""
+FIFO_PRIORITY: Final = 20
+"""Priority of the loop under SCHED_FIFO (1 to 99): above all ordinary processes, below the kernel's threads
+(50)."""
+MODEST_NICE: Final = 10
+"""Nice value of the trainer's loop: its weight is 110, where that of an ordinary thread is 1024."""
 _LOCK_CURRENT: Final = 1  # not MCL_FUTURE too: filling each new piece of memory stopped the loop for 15 ms
 _CORES: Final = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 _TIMER_SLACK: Final = 29  # PR_SET_TIMERSLACK
@@ -25,7 +27,8 @@ _ADVICE: Final = "grant it with `ulimit` or CAP_SYS_NICE and CAP_IPC_LOCK, or go
 
 
 def become_realtime() -> list[str]:
-    """Give this thread and those it starts from now on real-time manners; in words, what was not permitted.
+    """Give this thread and those it starts from now on real-time priority and memory; in words, what was not
+    permitted.
 
     Call it before sockets are made, so that their threads come along, and after all imports, so that what
     those left behind is never looked through again.
@@ -59,7 +62,7 @@ def background() -> ThreadPoolExecutor:
 
 def be_modest() -> None:
     """Leave this thread a tenth of what others have on a busy core, so that its work ends all the same."""
-    os.nice(MODEST)
+    os.nice(MODEST_NICE)
 
 
 def stay_ordinary() -> None:
@@ -95,7 +98,7 @@ def _take_priority() -> str:
     if not hasattr(os, "sched_setscheduler"):
         return "no real-time priority: this system has no SCHED_FIFO"
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(FIFO_PRIORITY))
     except OSError as error:
         return f"no real-time priority: {error.strerror}; {_ADVICE}"
     return ""

@@ -16,8 +16,12 @@ from twin.errors import TwinError
 
 USER_ERROR: Final = 2
 """Exit status of a process that was started wrongly: starting it again would not help."""
-BACK_OFF: Final = (0.1, 5.0)  # s before the first restart, doubling up to the second
-GIVE_UP: Final = (5, 60.0)  # so many deaths within so many seconds; one start may take two seconds
+RESTART_DELAYS_SEC: Final = (0.1, 5.0)
+"""Delay before the first restart of a process, and the longest one: it doubles with each restart."""
+MAX_DEATHS: Final = 5
+"""Deaths within `DEATHS_SPAN_SEC` after which a process is not started again."""
+DEATHS_SPAN_SEC: Final = 60.0
+"""Time in which deaths count together; one start may take two seconds."""
 _PARENT: Final = "LIVETWIN_SUPERVISOR"
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -92,10 +96,10 @@ class Child:
 
 
 class Supervisor:
-    """Keeps children running: back-off between restarts, and an end to them when it is no use.
+    """Keeps children running: restarts those that die, with growing delays, until they have died too often.
 
     Raises:
-        TwinError: from `poll`, when a child was started wrongly, with what it said.
+        TwinError: from `poll`, when a child was started wrongly, with the last that it printed.
     """
 
     def __init__(self, children: list[Child]) -> None:
@@ -126,12 +130,11 @@ class Supervisor:
             child.state = "failed"
             words = child.last_words().removeprefix("error: ")
             raise TwinError(words or f"the {child.name} could not start")
-        limit, span = GIVE_UP
-        child.deaths = [*(death for death in child.deaths if now - death < span), now]
-        if len(child.deaths) >= limit:
+        child.deaths = [*(death for death in child.deaths if now - death < DEATHS_SPAN_SEC), now]
+        if len(child.deaths) >= MAX_DEATHS:
             child.state = "failed"
             return
-        wait, longest = BACK_OFF
+        wait, longest = RESTART_DELAYS_SEC
         child.due = now + min(wait * 2 ** (len(child.deaths) - 1), longest)
         child.state = "restarting"
 

@@ -26,7 +26,7 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from twin.bus import QUEUE, Publisher
+from twin.bus import QUEUE_MESSAGES, Publisher
 from twin.errors import TwinError
 from twin.messages import Event, Sample, Spec, unpack
 from twin.pacer import Pacer
@@ -100,7 +100,7 @@ def relay(hear: str, speak: str) -> None:
     die_with_supervisor()
     context = zmq.Context()
     samples, predictions = context.socket(zmq.SUB), context.socket(zmq.PUB)
-    samples.rcvhwm = predictions.sndhwm = QUEUE  # what it loses must not be for want of room
+    samples.rcvhwm = predictions.sndhwm = QUEUE_MESSAGES  # what it loses must not be for want of room
     predictions.bind(speak)
     samples.connect(hear)
     samples.subscribe(f"sample/{SOURCE}")
@@ -128,7 +128,7 @@ def listen(plant: str, twin: str, file: str) -> None:
     die_with_supervisor()
     context = zmq.Context()
     socket = context.socket(zmq.SUB)
-    socket.rcvhwm = QUEUE
+    socket.rcvhwm = QUEUE_MESSAGES
     socket.reconnect_ivl = 10  # ms
     socket.subscribe(f"prediction/{SOURCE}")
     socket.subscribe(f"event/{SOURCE}")

@@ -31,7 +31,7 @@ from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig, TwinConfig
 from twin.errors import TwinError
 from twin.messages import Sample, Spec
-from twin.service.twin import LOOK_SEC
+from twin.service.twin import LOADER_PERIOD_SEC
 from twin.trainer import Trainer
 from twin.twin import Twin
 
@@ -155,7 +155,7 @@ class Live:
             verdict = trainer.accept()
             if verdict.passed:
                 self.checkpoints.append(trainer.checkpoint(verdict))
-                self._arriving.append((self._busy + LOOK_SEC / self.spec.dt, self.checkpoints[-1]))
+                self._arriving.append((self._busy + LOADER_PERIOD_SEC / self.spec.dt, self.checkpoints[-1]))
             figures = {"at": self.k * self.spec.dt, "s": time.thread_time() - start}
             self.refits.append(figures | {"accepted": verdict.passed, "figures": verdict.figures})
             yield False

@@ -22,11 +22,11 @@ from twin.kernels.layout import Layout, block, fill, layout_of
 from twin.kernels.rls import noise_of
 from twin.predictor import check_shape
 
-PARALLEL: Final = 2_048
-"""Rows from which on all cores step together; fewer are done before the others have woken up. A process that
-has done so must not fork and step in the child: the threads stay behind."""
+MIN_PARALLEL_ROWS: Final = 2_048
+"""Rows from which on all cores step together: fewer are done before other threads have woken up. A process
+that has done so must not fork and step in the child, which has no such threads."""
 
-_WORK: Final = 2**25  # products of one call of `warm`, a millisecond: then other threads come to their turn
+_MAX_WARM_PRODUCTS: Final = 2**25  # in one call of `warm`, a millisecond: then other threads can run
 _ONE_AT_A_TIME: Final = threading.Lock()  # not every layer of Numba's threads serves two callers
 rtsys.initialize(cpu_target.target_context)  # as the first kernel would, and a loop wait for it
 
@@ -35,7 +35,7 @@ class Compiled:
     """The `Predictor` on Numba. Its memory is made at once; a step allocates none.
 
     It adapts where it serves one twin (`twin.kernels.rls`); a fleet's rows share their weights, and the
-    window network keeps no hidden state to read: they accept the wish without effect.
+    window network has no hidden state to learn from: there `adapting` has no effect.
     """
 
     quick: ClassVar[bool] = True
@@ -47,7 +47,7 @@ class Compiled:
         self._layout = layout = layout_of(checkpoint.family, checkpoint.sizes)
         # a fork takes the code that is at hand: a twin would wait for other code to be compiled
         tile = TILE if rows >= TILE and not fork else 1
-        self._threads = numba.get_num_threads() if rows >= PARALLEL and not fork else 1
+        self._threads = numba.get_num_threads() if rows >= MIN_PARALLEL_ROWS and not fork else 1
         self._follow = follower(layout, tile, self._threads > 1)
         self.run = self._follow if self._threads == 1 else self._run_alone
         self._weights = block(layout.scratch + self._threads * tile * layout.blocks * layout.lanes)
@@ -94,9 +94,9 @@ class Compiled:
         return self._checkpoint.number
 
     @property
-    def alarms(self) -> int:
-        """How often the samples said that this is another motor now, since the last reset."""
-        return 0 if self._learned is None else int(self._learned[store_of(self._layout).alarms])
+    def changes_found(self) -> int:
+        """How often a change of the plant was detected since the last reset (`twin.kernels.rls`)."""
+        return 0 if self._learned is None else int(self._learned[store_of(self._layout).changes])
 
     @property
     def y(self) -> npt.NDArray[np.float32]:
@@ -151,7 +151,7 @@ class Compiled:
     def warm(self, z: npt.NDArray[Any]) -> None:
         """Follow samples z (N, T, F) without answering; a window is one compiled call."""
         check_shape("z", z, (self.rows, z.shape[1] if z.ndim == 3 else -1, self._layout.features))
-        steps = max(1, _WORK // (self._layout.scratch * self.rows))
+        steps = max(1, _MAX_WARM_PRODUCTS // (self._layout.scratch * self.rows))
         for start in range(0, z.shape[1], steps):
             portion = np.ascontiguousarray(z[:, start : start + steps], np.float32)
             call = self.call(portion, portion.shape[1])
@@ -179,10 +179,7 @@ class Compiled:
         run = np.empty((self.rows, u.shape[1], layout.outputs), np.float32)
         sample, kept = np.array(z, np.float32), self._block.copy()
         call = self.call(sample, 1)
-        call[CALL.threads], call[CALL.learning] = (
-            1,
-            0,
-        )  # one thread, and nothing to learn from its own answers
+        call[CALL.threads], call[CALL.learning] = 1, 0  # its own answers teach it nothing
         more = np.array(Run(u.ctypes.data, run.ctypes.data, u.shape[1]), np.int64)
         free_runner(layout)(call.ctypes.data, more.ctypes.data)
         self._block[...] = kept

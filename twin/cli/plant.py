@@ -75,7 +75,7 @@ def open_plant(config: Config) -> Source:
 
     motor = dc_motor.motor(plant.motor)
     if plant.parameters:
-        motor = replace(motor, **_numbers(plant.parameters, dc_motor.UNITS))  # type: ignore[arg-type]
+        motor = replace(motor, **_numbers(plant.parameters, dc_motor.PARAMETER_UNITS))  # type: ignore[arg-type]
     story = scenario.Scenario.load(plant.scenario) if plant.scenario else scenario.Scenario()
     dt = 1.0 / plant.rate
     load = signals.signal(plant.load or signals.default_load(motor), plant.seed + 1)

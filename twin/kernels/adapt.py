@@ -19,19 +19,25 @@ from twin.kernels.vectors import blend, copy, dot, load, padded, store
 
 _INLINE: Final[dict[str, Any]] = {"fastmath": {"contract"}, "forceinline": True}
 
-_KEEP: Final = np.float32(1 - 1 / rls.MEMORY)
-_KEEP_2: Final = np.float32((1 - 1 / rls.MEMORY) ** 2)
-_FRESH: Final = np.float32(1 - (1 - 1 / rls.MEMORY) ** 2)
-_LIMIT: Final = np.float32(rls.LIMIT)
-_LOOK, _SCORE, _BETTER = (np.float32(a) for a in (rls.LOOK, rls.SCORE, rls.BETTER))
-_NOISE, _OFTEN, _NINE = (np.float32(a) for a in (rls.NOISE, rls.OFTEN, 9.0))
-_ZERO, _ONE, _TWENTY = (np.float32(a) for a in (0.0, 1.0, 20.0))
-_TRIAL: Final = np.float32(rls.TRIAL)
-_HALF: Final = np.float32(rls.TRIAL // 2)
-_OLD: Final = np.float32(2**23)  # whole numbers in float32 go on so far
-_DRIFT, _EVENT, _WORTH = (np.float32(a) for a in (rls.DRIFT, rls.EVENT, rls.WORTH))
-_DOUBT: Final = np.float32(rls.DOUBT)
-_HUGE: Final = np.float32(1e15)  # what can still be squared
+# the constants of `rls` in float32, which the kernel takes in
+_KEEP: Final = np.float32(1 - 1 / rls.MEMORY_SAMPLES)
+_KEEP_2: Final = np.float32((1 - 1 / rls.MEMORY_SAMPLES) ** 2)
+_FRESH: Final = np.float32(1 - (1 - 1 / rls.MEMORY_SAMPLES) ** 2)
+_MAX_INNOVATION_SIGMA: Final = np.float32(rls.MAX_INNOVATION_SIGMA)
+_SQUARE_WEIGHT: Final = np.float32(rls.SQUARE_WEIGHT)
+_RECENT_ERROR_WEIGHT: Final = np.float32(rls.RECENT_ERROR_WEIGHT)
+_MAX_SWITCH_ERROR_RATIO: Final = np.float32(rls.MAX_SWITCH_ERROR_RATIO)
+_VARIANCE_WEIGHT: Final = np.float32(rls.VARIANCE_WEIGHT)
+_THRESHOLD_RAISE_RATIO: Final = np.float32(rls.THRESHOLD_RAISE_RATIO)
+_TRIAL_SAMPLES: Final = np.float32(rls.TRIAL_SAMPLES)
+_HALF_TRIAL_SAMPLES: Final = np.float32(rls.TRIAL_SAMPLES // 2)
+_OFFSET_WALK_VARIANCE: Final = np.float32(rls.OFFSET_WALK_VARIANCE)
+_OFFSET_JUMP_RATIO: Final = np.float32(rls.OFFSET_JUMP_RATIO)
+_MAX_TRIAL_ERROR_RATIO: Final = np.float32(rls.MAX_TRIAL_ERROR_RATIO)
+_FIRST_RECENT_ERROR: Final = np.float32(rls.FIRST_RECENT_ERROR)
+_ZERO, _ONE, _NINE, _TWENTY = (np.float32(a) for a in (0.0, 1.0, 9.0, 20.0))
+_MAX_COUNT: Final = np.float32(2**23)  # float32 holds all whole numbers up to this
+_MAX_SQUARABLE: Final = np.float32(1e15)  # the square of this is still a float32
 
 
 class Store(NamedTuple):
@@ -54,17 +60,17 @@ class Store(NamedTuple):
     """σ of each output; the following, too, have one number for each."""
     variance: int
     variance_before: int
-    look: int
+    square: int
     chosen: int
     recent: int
     """Three for each output, one readout after the other."""
     age: int
     """Single numbers from here on."""
     threshold: int
-    seen: int
+    next_threshold: int
     trial: int
     """Two: of the readout that learns, and of the one before."""
-    alarms: int
+    changes: int
     end: int
 
 
@@ -96,10 +102,10 @@ def forget(memory: npt.NDArray[np.float32], s: Store) -> None:
     memory[s.delta : s.noise] = 0.0
     memory[s.variance : s.chosen] = 1.0
     memory[s.chosen : s.recent] = 0.0
-    memory[s.recent : s.age] = rls.DOUBT
+    memory[s.recent : s.age] = rls.FIRST_RECENT_ERROR
     memory[s.recent : s.recent + s.outputs] = 1.0
     memory[s.age : s.end] = 0.0
-    memory[s.age], memory[s.threshold] = 10 * rls.TRIAL, rls.ALARM
+    memory[s.age], memory[s.threshold] = 10 * rls.TRIAL_SAMPLES, rls.PLANT_CHANGE_RATIO
 
 
 def learned_by(memory: npt.NDArray[np.float32], s: Store) -> npt.NDArray[np.float32]:
@@ -120,34 +126,34 @@ def learn(f: Any, s: Any, q: Any, phi: Any, past: Any, answers: Any, z: Any, at:
     The innovations are left at `past`, where the next φ wants them.
     """
     n, outputs = s.size, s.outputs
-    age = min(load(f, s.age) + _ONE, _OLD)
+    age = min(load(f, s.age) + _ONE, _MAX_COUNT)
     spread = _ONE + dot(f, s.gain, q, phi, n)
     highest = _ZERO
-    sane = spread >= np.float32(0.99) and spread < _HUGE
+    sane = spread >= np.float32(0.99) and spread < _MAX_SQUARABLE
     for o in range(outputs):
         noise = load(f, s.noise + o)
         for j in range(3):  # the answers become errors, in units of the usual one
             error = (load(z, at + o) - load(q, answers + j * outputs + o)) / noise
             store(q, answers + j * outputs + o, error)
-            sane = sane and abs(error) < _HUGE
+            sane = sane and abs(error) < _MAX_SQUARABLE
     if not sane:
         _begin_anew(f, s, q, past)
         return
     for o in range(outputs):
         _score(f, s, q, answers, o, age)
         error = load(q, answers + outputs + o)
-        look = load(f, s.look + o)
-        look += _LOOK * (error * error / (load(f, s.variance + o) * spread) - look)
-        store(f, s.look + o, look)
-        highest = max(highest, look)
-    if age > _TRIAL and highest > load(f, s.threshold):
-        _alarm(f, s, highest)
+        square = load(f, s.square + o)
+        square += _SQUARE_WEIGHT * (error * error / (load(f, s.variance + o) * spread) - square)
+        store(f, s.square + o, square)
+        highest = max(highest, square)
+    if age > _TRIAL_SAMPLES and highest > load(f, s.threshold):
+        _begin_trial(f, s, highest)
         age = highest = _ZERO
     store(f, s.age, age)
-    weight = max(_NOISE, _ONE / (_TWENTY + age))
+    weight = max(_VARIANCE_WEIGHT, _ONE / (_TWENTY + age))
     for o in range(outputs):
         variance = load(f, s.variance + o)
-        limit = _LIMIT * np.float32(math.sqrt(variance * spread))
+        limit = _MAX_INNOVATION_SIGMA * np.float32(math.sqrt(variance * spread))
         innovation = max(min(load(q, answers + outputs + o), limit), -limit) / spread
         store(q, past + o, innovation)  # this φ has been used
         variance += weight * (min(innovation * innovation * spread, _NINE * variance) - variance)
@@ -160,31 +166,31 @@ def learn(f: Any, s: Any, q: Any, phi: Any, past: Any, answers: Any, z: Any, at:
         blend(f, s.p + row, _KEEP_2, s.gain, factor, s.prior + row, _FRESH, n)
     constant = s.one * n + s.one
     prior = load(f, s.prior + constant)
-    variance = load(f, s.p + constant) + _DRIFT
-    if highest > _EVENT:
+    variance = load(f, s.p + constant) + _OFFSET_WALK_VARIANCE
+    if highest > _OFFSET_JUMP_RATIO:
         variance += prior
     store(f, s.p + constant, min(variance, prior + prior))
-    if age < taps:  # some tap still remembers the old plant
+    if age < taps:  # some tap still holds a sample of the old plant
         copy(f, s.p, s.prior, n * n)
-    if age == _TRIAL and _WORTH * load(f, s.trial + 1) < load(f, s.trial):
+    if age == _TRIAL_SAMPLES and _MAX_TRIAL_ERROR_RATIO * load(f, s.trial + 1) < load(f, s.trial):
         _take_back(f, s)
 
 
 @njit(**_INLINE)
 def _score(f: Any, s: Any, q: Any, answers: Any, o: Any, age: Any) -> None:
-    """Let output o be answered by the readout that was the best lately."""
+    """Let output o be answered by the readout that had the smallest recent error."""
     outputs = s.outputs
     for j in range(3):
         error = load(q, answers + j * outputs + o)
         recent = load(f, s.recent + j * outputs + o)
-        store(f, s.recent + j * outputs + o, recent + _SCORE * (error * error - recent))
+        store(f, s.recent + j * outputs + o, recent + _RECENT_ERROR_WEIGHT * (error * error - recent))
     checkpoint, learning, before = (
         load(f, s.recent + o),
         load(f, s.recent + outputs + o),
         load(f, s.recent + 2 * outputs + o),
     )
-    on_trial = age <= _TRIAL
-    if on_trial and age > _HALF:
+    on_trial = age <= _TRIAL_SAMPLES
+    if on_trial and age > _HALF_TRIAL_SAMPLES:
         for j in range(2):
             error = load(q, answers + (1 + j) * outputs + o)
             part = error * error / load(f, s.variance_before + o)
@@ -196,16 +202,16 @@ def _score(f: Any, s: Any, q: Any, answers: Any, o: Any, age: Any) -> None:
         best, lowest = _ONE + _ONE, before
     answering = load(f, s.chosen + o)
     now = before if answering > _ONE else learning if answering > _ZERO else checkpoint
-    if (answering > _ONE and not on_trial) or lowest < _BETTER * now:
+    if (answering > _ONE and not on_trial) or lowest < _MAX_SWITCH_ERROR_RATIO * now:
         store(f, s.chosen + o, best)
 
 
 @njit(**_INLINE)
-def _alarm(f: Any, s: Any, highest: Any) -> None:
-    """Keep what was learned, and try anew."""
+def _begin_trial(f: Any, s: Any, highest: Any) -> None:
+    """Keep what was learned before, and learn anew."""
     n, outputs = s.size, s.outputs
-    store(f, s.alarms, min(load(f, s.alarms) + _ONE, _OLD))
-    store(f, s.seen, _OFTEN * highest)
+    store(f, s.changes, min(load(f, s.changes) + _ONE, _MAX_COUNT))
+    store(f, s.next_threshold, _THRESHOLD_RAISE_RATIO * highest)
     store(f, s.trial, _ZERO)
     store(f, s.trial + 1, _ZERO)
     copy(f, s.p_before, s.p, n * n)
@@ -213,14 +219,14 @@ def _alarm(f: Any, s: Any, highest: Any) -> None:
     for o in range(outputs):
         store(f, s.variance_before + o, load(f, s.variance + o))
         store(f, s.recent + 2 * outputs + o, load(f, s.recent + outputs + o))
-        store(f, s.look + o, _ONE)
+        store(f, s.square + o, _ONE)
         if load(f, s.chosen + o) == _ONE:
             store(f, s.chosen + o, _ONE + _ONE)
 
 
 @njit(**_INLINE)
 def _take_back(f: Any, s: Any) -> None:
-    """What was learned before is better: there was no change, only what this plant does now and then."""
+    """Go back to the readout before the trial: it was a disturbance, not a change of the plant."""
     n, outputs = s.size, s.outputs
     copy(f, s.p, s.p_before, n * n)
     copy(f, s.delta, s.delta_before, outputs * n)
@@ -229,12 +235,12 @@ def _take_back(f: Any, s: Any) -> None:
         store(f, s.recent + outputs + o, load(f, s.recent + 2 * outputs + o))
         if load(f, s.chosen + o) > _ONE:
             store(f, s.chosen + o, _ONE)
-    store(f, s.threshold, max(load(f, s.threshold), load(f, s.seen)))
+    store(f, s.threshold, max(load(f, s.threshold), load(f, s.next_threshold)))
 
 
 @njit(**_INLINE)
 def _begin_anew(f: Any, s: Any, q: Any, past: Any) -> None:
-    """After an error or a P that is no number: leave all that was learned."""
+    """Drop all that was learned, after an error or a P that is no finite number."""
     n, outputs = s.size, s.outputs
     copy(f, s.p, s.prior, n * n)
     for i in range(outputs * n):
@@ -242,23 +248,23 @@ def _begin_anew(f: Any, s: Any, q: Any, past: Any) -> None:
         store(f, s.delta_before + i, _ZERO)
     for o in range(outputs):
         store(f, s.variance + o, _ONE)
-        store(f, s.look + o, _ONE)
+        store(f, s.square + o, _ONE)
         store(f, s.chosen + o, _ZERO)
         store(q, past + o, _ZERO)
         for j in range(3):
-            store(f, s.recent + j * outputs + o, _DOUBT if j else _ONE)
-    store(f, s.age, _TRIAL + _ONE)
+            store(f, s.recent + j * outputs + o, _FIRST_RECENT_ERROR if j else _ONE)
+    store(f, s.age, _TRIAL_SAMPLES + _ONE)
 
 
 @njit(**_INLINE)
 def correct(f: Any, s: Any, q: Any, phi: Any, y: Any, answers: Any) -> None:
-    """From the checkpoint's answers at y those of the other readouts; at y is then what each output takes."""
+    """Turn the checkpoint's answers at y into those in use, and leave all three readouts' at `answers`."""
     n, outputs = s.size, s.outputs
     for o in range(outputs):
         answer, noise = load(q, y + o), load(f, s.noise + o)
         learning = answer + noise * dot(f, s.delta + o * n, q, phi, n)
         before = learning
-        if load(f, s.age) <= _TRIAL:
+        if load(f, s.age) <= _TRIAL_SAMPLES:
             before = answer + noise * dot(f, s.delta_before + o * n, q, phi, n)
         store(q, answers + o, answer)
         store(q, answers + outputs + o, learning)

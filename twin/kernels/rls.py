@@ -5,28 +5,29 @@ newest samples, 1, last innovations] it is ŷ = ŷ₀ + σ δ φ, where ŷ₀ is
 has been learned since, estimated by a Kalman filter on the coefficients (Ljung, System Identification, 2nd
 ed., section 11.2: recursive least squares as a Kalman filter).
 
-**The prior.** Coefficients wander around the checkpoint's, and are drawn back to them: δ is a stationary
-process of covariance P₀ (`prior`) which forgets in `MEMORY` samples. So P ≤ P₀, but for the
-coefficient of 1, which every sample excites: without
-excitation nothing winds up, and in the end δ fades. A direction that the samples excite well is followed
-within some hundred samples, one that they hardly excite in thousands, as the balance of both asks.
+**The prior.** Coefficients wander around the checkpoint's and are drawn back to them: δ is a stationary
+process of covariance P₀ (`prior`) that forgets in `MEMORY_SAMPLES`. So P ≤ P₀, and without excitation nothing
+winds up: in the end δ fades. (The coefficient of 1 is the exception; every sample excites it.) A direction
+that the samples excite well is followed within some hundred samples, one that they hardly excite within
+thousands.
 
-**Past innovations** are regressors as in extended least squares (Ljung, section 11.3): with them the
-predictor is an ARMAX model, which can come close to the Kalman filter where noise, or a load that nobody
-measures, is what limits a prediction.
+**Past innovations** are regressors as in extended least squares (Ljung, section 11.3). They make the
+predictor an ARMAX model, which can come close to the Kalman filter where noise, or an unmeasured load, limits
+the prediction.
 
-**What nobody measures** (a load, dry friction whose sign changes) acts like an offset that jumps. So the
-coefficient of 1 wanders faster than the others, and when the squared innovations of the last few samples are
-`EVENT` times what they should be, it alone is uncertain again.
+**Unmeasured disturbances** (a load, dry friction whose sign changes) act like an offset that jumps. So the
+coefficient of 1 wanders faster than the others. Where the smoothed square of the innovations exceeds its
+expectation `OFFSET_JUMP_RATIO` times, this coefficient alone becomes uncertain again.
 
-**A change** is noticed when the squared innovations of the last few samples are `ALARM` times what they
-should be. Then P = P₀ until no tap remembers the old plant, and what was learned before is kept for a trial:
-if what came out is not clearly better, it was no change but an event of this plant (dry friction, a step of
-the load), is taken back, and only a larger one is an alarm from then on.
+**A change of the plant** is detected where that ratio exceeds `PLANT_CHANGE_RATIO`. Then P = P₀ until no tap
+holds samples of the old plant, and the readout learned before is kept beside the new one for `TRIAL_SAMPLES`.
+If the new one is not clearly better, the plant has not changed; it was only a disturbance (dry friction, a
+step of the load). Then the old readout comes back, and the threshold rises above what this disturbance
+reached.
 
-**Never worse**: each output is answered by whichever of three readouts had the smaller recent error: the
-checkpoint's, the one that learns, and during a trial the one before it. A single outlier moves the
-coefficients no more than `LIMIT` standard deviations would.
+**Selection.** Each output is answered by the one of three readouts whose recent error is the smallest: the
+checkpoint's, the learning one, and during a trial the one before it. An outlier moves the coefficients no
+more than an innovation of `MAX_INNOVATION_SIGMA` standard deviations would.
 """
 
 from __future__ import annotations
@@ -40,27 +41,50 @@ from twin.kernels.layout import Layout
 
 Array = npt.NDArray[np.float64]
 
-COMMON: Final = 0.3
-"""Standard deviation of a change that all coefficients of a signal share (its gain), as a part of them."""
-OWN: Final = 0.1
-"""Of a change of one coefficient by itself, as a part of the root mean square of its signal's."""
-ANY: Final = 0.3
-"""Of a change of any coefficient, in increments of y for a regressor of 1."""
-PAST: Final = 0.3
-"""Of the coefficients of past innovations, which the checkpoint does not have."""
-MEMORY: Final = 1e6  # samples
-DRIFT: Final = 1e-4  # σ²; what the coefficient of 1 wanders in a sample
-EVENT: Final = 5.0
-LIMIT: Final = 3.0
-ALARM: Final = 11.0
-LOOK: Final = 0.25  # weight of the newest sample in what the alarm looks at
-TRIAL: Final = 128  # samples
-WORTH: Final = 0.8  # what the trial learned must be so much better to be kept
-SCORE: Final = 0.02  # weight of the newest sample in the recent error
-DOUBT: Final = 100.0  # recent error with which a readout begins that has learned little yet
-BETTER: Final = 0.9  # a readout that is to answer instead of another must be so much better
-NOISE: Final = 0.002  # weight of the newest sample in the innovations' variance; after an alarm more
-OFTEN: Final = 1.5  # an event that was no change must be exceeded by so much
+GAIN_CHANGE_SHARE: Final = 0.3
+"""Prior standard deviation of a change that all coefficients of one signal share (its gain), relative to
+them."""
+COEFFICIENT_CHANGE_SHARE: Final = 0.1
+"""Prior standard deviation of a change of one coefficient alone, relative to the root mean square of all
+coefficients of its signal."""
+ANY_CHANGE_INCREMENTS: Final = 0.3
+"""Prior standard deviation of a change of any coefficient, in increments of y for a regressor of 1:
+coefficients that are zero in the checkpoint may change too."""
+INNOVATION_COEFFICIENT_STD: Final = 0.3
+"""Prior standard deviation of the coefficients of past innovations, which are zero in the checkpoint."""
+MEMORY_SAMPLES: Final = 1e6
+"""Samples in which what was learned fades back to the checkpoint, where nothing excites it."""
+OFFSET_WALK_VARIANCE: Final = 1e-4
+"""Variance, in σ², that the coefficient of 1 gains with each sample: it follows loads that nobody
+measures."""
+OFFSET_JUMP_RATIO: Final = 5.0
+"""Smoothed square of the innovations over its expectation, above which the coefficient of 1 may have
+jumped."""
+MAX_INNOVATION_SIGMA: Final = 3.0
+"""Standard deviations to which an innovation is limited before coefficients learn from it."""
+PLANT_CHANGE_RATIO: Final = 11.0
+"""Smoothed square of the innovations over its expectation, above which the plant is taken to have changed."""
+SQUARE_WEIGHT: Final = 0.25
+"""Weight of the newest sample in the smoothed square of the innovations."""
+TRIAL_SAMPLES: Final = 128
+"""Samples for which a readout that learned anew is compared with the one before it; the second half
+counts."""
+MAX_TRIAL_ERROR_RATIO: Final = 0.8
+"""Squared error of the readout that learned anew over that of the one before, up to which the new one is
+kept."""
+RECENT_ERROR_WEIGHT: Final = 0.02
+"""Weight of the newest sample in the recent squared error of a readout."""
+FIRST_RECENT_ERROR: Final = 100.0
+"""Recent squared error, in σ², with which a readout that has learned nothing begins: it must earn its
+place."""
+MAX_SWITCH_ERROR_RATIO: Final = 0.9
+"""Recent squared error of a readout over that of the one in use, below which it takes over: without a margin
+equal ones would alternate."""
+VARIANCE_WEIGHT: Final = 0.002
+"""Weight of the newest sample in the variance of the innovations, at least; soon after a change it is
+larger."""
+THRESHOLD_RAISE_RATIO: Final = 1.5
+"""New threshold for a change, over the smoothed square that turned out to be none."""
 
 
 def noise_of(increments: npt.NDArray[Any], rmse: npt.NDArray[Any]) -> Array:
@@ -83,19 +107,19 @@ def prior(layout: Layout, readout: npt.NDArray[Any], increments: npt.NDArray[Any
     signals = [np.arange(first + f, one, layout.features) for f in range(layout.features)]
     hidden = np.arange(layout.hidden)
     for group in [hidden, *signals] if layout.hidden else signals:
-        variances[group] = ANY**2 / np.mean((noise / increments) ** 2)
+        variances[group] = ANY_CHANGE_INCREMENTS**2 / np.mean((noise / increments) ** 2)
         for row in own:
             gain = np.zeros(size)
             gain[group] = row[group]
-            covariance += COMMON**2 * np.outer(gain, gain)
-            variances[group] += OWN**2 * np.mean(row[group] ** 2)
-    variances[one] = ANY**2 / np.mean((noise / increments) ** 2)
-    variances[one + 1 : one + 1 + layout.outputs] = PAST**2
+            covariance += GAIN_CHANGE_SHARE**2 * np.outer(gain, gain)
+            variances[group] += COEFFICIENT_CHANGE_SHARE**2 * np.mean(row[group] ** 2)
+    variances[one] = ANY_CHANGE_INCREMENTS**2 / np.mean((noise / increments) ** 2)
+    variances[one + 1 : one + 1 + layout.outputs] = INNOVATION_COEFFICIENT_STD**2
     return covariance + np.diag(variances)
 
 
 class Readout:
-    """What has been learned since the checkpoint: δ and P, and all that decides about them.
+    """What has been learned since the checkpoint: δ, P, and the state of change detection and selection.
 
     In units of the usual error σ, in float64, one sample at a time: `answer` corrects the checkpoint's own
     answer, and `learn` takes the measurement that follows.
@@ -106,19 +130,17 @@ class Readout:
         self.p, self.p_before = prior.copy(), prior.copy()
         self.delta, self.delta_before = np.zeros((2, outputs, len(prior)))
         self.variance, self.variance_before = np.ones((2, outputs))
-        self.recent = np.full((3, outputs), DOUBT)  # the checkpoint, the learning one, the one before
+        # of the checkpoint's readout, the learning one and the one before the trial
+        self.recent = np.full((3, outputs), FIRST_RECENT_ERROR)
         self.recent[0] = 1
         self.chosen = np.zeros(outputs, int)
-        self.look = np.ones(outputs)
-        self.age = 10 * TRIAL  # samples since the last alarm
-        self.threshold, self.seen, self.trial = (
-            ALARM,
-            0.0,
-            np.zeros(2),
-        )  # errors: the one learning, the one before
+        self.square = np.ones(outputs)
+        self.age = 10 * TRIAL_SAMPLES  # samples since the last change
+        self.threshold, self.next_threshold = PLANT_CHANGE_RATIO, 0.0
+        self.trial = np.zeros(2)  # errors: of the learning readout and of the one before
         self.innovation = np.zeros(outputs)
-        """After `learn`: what the next φ has last."""
-        self.alarms = 0
+        """After `learn`, the innovations (P,) with which the next φ ends."""
+        self.changes = 0
 
     def answer(self, phi: Array) -> Array:
         """The corrections (3, P) of the three readouts; `chosen` says which of them each output takes."""
@@ -130,51 +152,53 @@ class Readout:
         self._score(errors)
         gain = self.p @ phi
         spread = 1 + phi @ gain
-        self.look += LOOK * (errors[1] ** 2 / (self.variance * spread) - self.look)
-        if self.age > TRIAL and self.look.max() > self.threshold:
-            self._alarm()
-        limit = LIMIT * np.sqrt(self.variance * spread)
+        self.square += SQUARE_WEIGHT * (errors[1] ** 2 / (self.variance * spread) - self.square)
+        if self.age > TRIAL_SAMPLES and self.square.max() > self.threshold:
+            self._begin_trial()
+        limit = MAX_INNOVATION_SIGMA * np.sqrt(self.variance * spread)
         self.innovation = np.clip(errors[1], -limit, limit) / spread
-        keep = 1 - 1 / MEMORY
+        keep = 1 - 1 / MEMORY_SAMPLES
         self.delta = keep * (self.delta + np.outer(self.innovation, gain))
         self.p = keep**2 * (self.p - np.outer(gain, gain) / spread) + (1 - keep**2) * self.prior
-        weight = max(NOISE, 1 / (20 + self.age))
+        weight = max(VARIANCE_WEIGHT, 1 / (20 + self.age))
         self.variance += weight * (np.minimum(self.innovation**2 * spread, 9 * self.variance) - self.variance)
-        constant = self.p[self.one, self.one] + DRIFT
-        if self.look.max() > EVENT:
+        constant = self.p[self.one, self.one] + OFFSET_WALK_VARIANCE
+        if self.square.max() > OFFSET_JUMP_RATIO:
             constant += self.prior[self.one, self.one]
         self.p[self.one, self.one] = min(constant, 2 * self.prior[self.one, self.one])
         if self.age < self.taps:
             self.p = self.prior.copy()
-        if self.age == TRIAL and WORTH * self.trial[1] < self.trial[0]:
+        if self.age == TRIAL_SAMPLES and MAX_TRIAL_ERROR_RATIO * self.trial[1] < self.trial[0]:
             self._take_back()
 
     def _score(self, errors: Array) -> None:
-        """Let each output be answered by the readout that was the best lately."""
-        self.recent += SCORE * (errors**2 - self.recent)
-        on_trial = self.age <= TRIAL
-        if on_trial and 2 * self.age > TRIAL:
+        """Let each output be answered by the readout that had the smallest recent error."""
+        self.recent += RECENT_ERROR_WEIGHT * (errors**2 - self.recent)
+        on_trial = self.age <= TRIAL_SAMPLES
+        if on_trial and 2 * self.age > TRIAL_SAMPLES:
             self.trial += (errors[1:] ** 2 / self.variance_before).sum(axis=1)
         for o, answering in enumerate(self.chosen):
             best = 1 if self.recent[1, o] <= self.recent[0, o] else 0
             if on_trial and self.recent[2, o] < self.recent[best, o]:
                 best = 2
             over = answering == 2 and not on_trial
-            if over or self.recent[best, o] < BETTER * self.recent[answering, o]:
+            if over or self.recent[best, o] < MAX_SWITCH_ERROR_RATIO * self.recent[answering, o]:
                 self.chosen[o] = best
 
-    def _alarm(self) -> None:
-        self.alarms += 1
-        self.age, self.seen, self.trial = 0, OFTEN * self.look.max(), np.zeros(2)
+    def _begin_trial(self) -> None:
+        """Keep what was learned before, and learn anew."""
+        self.changes += 1
+        self.age, self.next_threshold, self.trial = 0, THRESHOLD_RAISE_RATIO * self.square.max(), np.zeros(2)
         self.delta_before, self.p_before = self.delta.copy(), self.p.copy()
         self.variance_before = self.variance.copy()
         self.recent[2] = self.recent[1]
         self.chosen[self.chosen == 1] = 2
-        self.look[:] = 1
+        self.square[:] = 1
 
     def _take_back(self) -> None:
+        """Go back to the readout before the trial."""
         self.delta, self.p = self.delta_before.copy(), self.p_before.copy()
         self.variance = self.variance_before.copy()
         self.recent[1] = self.recent[2]
         self.chosen[self.chosen == 2] = 1
-        self.threshold = max(self.threshold, self.seen)
+        self.threshold = max(self.threshold, self.next_threshold)

@@ -1,10 +1,10 @@
-"""A motor's equations, and a GRU for what they leave unsaid.
+"""A motor's equations, and a GRU that corrects what they predict.
 
     ŷ(k+1) = ŷ of the physics + increment_scale * core(v, innovations and ŷ of the physics, all scaled)
 
-The physics follows the samples as if it were alone, and the correction only reads what it does: so the
-parameters keep their meaning, and a correction that knows nothing does no harm. It begins as zero, and stays
-zero where it does not help on samples that it was not trained on.
+The physics follows the samples as if it were alone, and the correction only reads its results. So the
+parameters keep their meaning. The correction begins as zero, and is set back to zero where it does not reduce
+the error on samples that it was not trained on.
 """
 
 from __future__ import annotations
@@ -25,20 +25,23 @@ from twin.models.network import Network
 from twin.models.physics import Physics
 from twin.models.scaling import Scaling
 
-STEPS: Final = 60
-"""Optimiser steps of a refit."""
-BATCH: Final = 32
-SEGMENT: Final = 200
-"""Samples in a segment of training."""
-SETTLING: Final = 25
-"""Of which so many, the first, do not count: the hidden state is still cold."""
-RATE: Final = 3e-3
-CLIPPED: Final = 5.0
-"""Standard deviations of the noise to which a residual is cut: a jump of the load cannot be foreseen."""
-TAIL: Final = 0.1
-"""Share of the samples, the newest, on which the correction must help."""
-HELPS: Final = 0.999
-"""So much of the physics' mean square it may leave at most."""
+REFIT_STEPS: Final = 60
+"""Optimiser steps of a refit of the correction."""
+BATCH_SEGMENTS: Final = 32
+"""Segments in the batch of one optimiser step."""
+SEGMENT_SAMPLES: Final = 200
+"""Samples of a training segment."""
+COLD_SAMPLES: Final = 25
+"""The first samples of a segment, whose errors do not count: the hidden state begins as zeros."""
+LEARNING_RATE: Final = 3e-3
+"""Of Adam."""
+MAX_RESIDUAL_SIGMA: Final = 5.0
+"""Standard deviations of the noise to which a residual is limited: a jump of the load cannot be predicted."""
+HELD_OUT_SHARE: Final = 0.1
+"""Share of the segments, the newest, on which the correction is validated."""
+MAX_ERROR_RATIO: Final = 0.999
+"""Mean squared error with the correction over that without, on held-out segments; above it, it becomes
+zero."""
 
 Array = npt.NDArray[Any]
 
@@ -152,26 +155,26 @@ class Hybrid:
         network = self.correction
         core = network.core
         x = (x - network.mean) / network.scale
-        left = (left / network.increment_scale).clamp(-CLIPPED, CLIPPED)
-        kept = len(x) - max(round(TAIL * len(x)), 1)
+        left = (left / network.increment_scale).clamp(-MAX_RESIDUAL_SIGMA, MAX_RESIDUAL_SIGMA)
+        kept = len(x) - max(round(HELD_OUT_SHARE * len(x)), 1)
         random = np.random.default_rng(self._seed)
         core.train()  # its passes through time are compiled then
         if not core.readout.weight.any():
             taken = slice(max(kept - 50, 0), kept)
             core.fit_readout(*(a[taken].flatten(0, 1).numpy().astype(np.float64) for a in (x, left)))
-        optimiser = torch.optim.Adam(core.parameters(), RATE)
-        for step in range(STEPS):
-            chosen = torch.from_numpy(random.integers(0, kept, BATCH))
+        optimiser = torch.optim.Adam(core.parameters(), LEARNING_RATE)
+        for step in range(REFIT_STEPS):
+            chosen = torch.from_numpy(random.integers(0, kept, BATCH_SEGMENTS))
             loss = 0.5 * torch.log(self._left(x[chosen], left[chosen]) + 1e-10).sum()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(core.parameters(), 1.0)
             optimiser.step()
-            yield (step + 1) / STEPS
+            yield (step + 1) / REFIT_STEPS
         with torch.no_grad():
             corrected = self._left(x[kept:], left[kept:])
-            alone = left[kept:, SETTLING:].square().mean((0, 1))
-            if not float((corrected / alone).log().mean().exp()) < HELPS:
+            alone = left[kept:, COLD_SAMPLES:].square().mean((0, 1))
+            if not float((corrected / alone).log().mean().exp()) < MAX_ERROR_RATIO:
                 core.readout.weight.zero_()
                 core.readout.bias.zero_()
 
@@ -179,12 +182,12 @@ class Hybrid:
         """Mean squares (P,) of what the correction leaves of the motor's residuals."""
         network = self.correction
         dy, _ = network.core(x, network.initial_state(len(x)))
-        missed: Tensor = (dy - left)[:, SETTLING:]
+        missed: Tensor = (dy - left)[:, COLD_SAMPLES:]
         return missed.square().mean((0, 1))
 
     def _segments(self, z: Array) -> Iterator[tuple[Array, Array]]:
         """Pieces of a stretch z (T, 3): what the correction sees, and what the physics then misses."""
         answers = self.motor.follow(z[None])[0]
         left = z[1:, 1:] - answers[:-1, 3:]
-        for start in range(0, len(left) - SEGMENT + 1, SEGMENT):
-            yield answers[start : start + SEGMENT], left[start : start + SEGMENT]
+        for start in range(0, len(left) - SEGMENT_SAMPLES + 1, SEGMENT_SAMPLES):
+            yield answers[start : start + SEGMENT_SAMPLES], left[start : start + SEGMENT_SAMPLES]

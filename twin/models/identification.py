@@ -2,10 +2,10 @@
 
 Run over a recording with parameters that do not wander, the joint filter of `twin.kernels.kalman` is the
 recursive Gauss-Newton method for prediction errors (Ljung, System Identification, 2nd ed., section 11.4), and
-the covariance at its end the inverse of the Fisher information. A second pass from the first one's result
-takes the linearisations where they belong. What it needs to begin with comes from least squares on the
-equations' integrals over some samples, and the intensities of the noises from the likelihood of the
-innovations (section 7.4).
+the covariance at its end is the inverse of the Fisher information. A second pass begins at the result of the
+first one, so that the filter is linearised about better parameters. The first parameters come from least
+squares on the equations' integrals over some samples, the intensities of the noises from the likelihood of
+the innovations (section 7.4).
 """
 
 from __future__ import annotations
@@ -23,21 +23,24 @@ from twin.kernels.kalman_reference import STATES, WALK_PER_ROOT_SEC
 from twin.kernels.motor_reference import PARAMETERS
 
 PRIOR_STD: Final = (0.3, 0.5, 0.1, 0.3, 0.05, 0.5)
-"""Standard deviations of the parameters before a pass. Wider ones, and a first pass may go astray."""
+"""Standard deviations of R, L, K, J (of their logarithms), b and τ_c (in their `units`) before a pass. With
+wider ones the first pass may diverge."""
 MAX_PASSES: Final = 4
-MIN_GAIN: Final = 1e-4
-"""Of the likelihood of a sample: for less, no further pass."""
+"""Passes over a recording."""
+MIN_PASS_GAIN: Final = 1e-4
+"""Gain in log-likelihood per sample, below which no further pass is made."""
 NOISE_SAMPLES: Final = 20_000
-"""The newest, on which the noises are found."""
+"""Newest samples on which the intensities of the noises are found: more would take longer and tell little."""
 BLOCK_SAMPLES: Final = 8
-"""Over which the first estimate integrates."""
+"""Samples over which the first estimate averages the rotor's equation, so that the sensors' noise counts
+less."""
 MIN_NOISE_SHARE: Final = 1e-6
-"""Of a signal's largest value, the least noise: samples and states are float32, which rounds to a tenth of
-that."""
+"""Smallest noise, as a share of a signal's largest value: ten times the rounding of float32, in which samples
+and states are."""
 MIN_NOISE: Final = 1e-12
-"""In SI units, where a signal is zero."""
+"""Smallest noise in SI units, for signals that are zero."""
 MIN_LOAD_SHARE: Final = 0.02
-"""Least size of the load, in the motor's own torque."""
+"""Smallest deviation of the load, as a share of the torque that the motor itself produces."""
 
 Array = npt.NDArray[np.float64]
 
@@ -139,7 +142,7 @@ def identify(
 ) -> Generator[None, None, Motor]:
     """The motor that the stretches of samples (T, 3), v, i and ω, show: from one to begin with.
 
-    A generator, so that whoever runs it can do something else now and then; it returns the motor.
+    A generator, so that its caller can do other work between evaluations; it returns the motor.
     """
     start, best = motor, likelihood(motor, stretches, dt)
     for _ in range(passes):
@@ -147,16 +150,16 @@ def identify(
         yield
         tried = yield from _with_noise(tried, stretches, dt)
         value = likelihood(tried, stretches, dt)
-        if not value < best:  # astray
+        if not value < best:  # diverged
             break
         gained, best, motor = best - value, value, tried
-        if gained < MIN_GAIN:
+        if gained < MIN_PASS_GAIN:
             break
     if motor is start:
         return motor
     sums = score(motor, stretches, dt)
     count = max(sums[1], 1.0)
-    # what the innovations are larger than they should be, and hang together, the errors are larger
+    # innovations that are too large, or correlated in time, mean larger errors of the parameters
     tempered = 1.0
     for square, product in ((sums[3], sums[5]), (sums[4], sums[6])):
         rho = min(max(product / max(square, 1e-12), 0.0), 0.9)
@@ -225,5 +228,5 @@ def _least_squares(a: Array, b: Array) -> Array:
 
 
 def _deviation(a: Array) -> float:
-    """The standard deviation, of which outliers know nothing."""
+    """A standard deviation that ignores outliers, from the median absolute deviation."""
     return float(1.4826 * np.median(np.abs(a - np.median(a)))) if len(a) else 0.0

@@ -21,24 +21,26 @@ from twin.models.identification import Motor, adapted, guess, identify, likeliho
 from twin.models.lesson import Lesson
 from twin.models.scaling import Scaling
 
-MEMORIES: Final = (1, 4, 16)
-"""A refit tries the whole history and these fractions of it, the newest: after a change the rest is another
-motor's."""
-SHORTEST: Final = 1_500
-"""Samples of the shortest part that is tried."""
-TAIL: Final = 0.1
-"""Share of each part, its newest, on which the parts are compared."""
-SETTLED: Final = (0.1, 0.3, 1.0)
-"""Periods that a motor's time constant may be, where it has nearly settled at each period's end."""
-QUICK: Final = 10.0
-"""Periods of a time constant below which that may be so."""
-BETTER: Final = 0.02
-"""By so much, for one sample, a shorter part must be likelier than a longer one: it knows less."""
-ADAPTED: Final = 20.0
-"""Seconds in which the filter adapts to what is new, to be one of the candidates."""
-WORTH: Final = 0.98
-"""Product of both ratios of errors that a candidate must reach, and the inverse of the worst of each."""
-_ESTIMATES: Final = 60  # evaluations that a fit usually takes, for the share done
+HISTORY_DIVISORS: Final = (1, 4, 16)
+"""A refit is tried on the whole history and on its newest quarter and sixteenth: if the motor has changed,
+older samples are those of another motor."""
+MIN_PART_SAMPLES: Final = 1_500
+"""Samples of the shortest part of the history that is tried."""
+HELD_OUT_SHARE: Final = 0.1
+"""Share of the shortest part, its newest, on which the parts are compared."""
+SETTLED_PERIODS: Final = (0.1, 0.3, 1.0)
+"""Mechanical time constants, in sample periods, to begin with where a motor nearly settles within a
+period."""
+MAX_SETTLED_PERIODS: Final = 10.0
+"""Mechanical time constant found, in sample periods, below which these are tried too."""
+MIN_LIKELIHOOD_GAIN: Final = 0.02
+"""Gain in log-likelihood per sample that a shorter part needs over a longer one: it determines less well."""
+ADAPTED_SEC: Final = 20.0
+"""Newest part of the history, s, over which the filter's own adaptation is one of the candidates."""
+MAX_SWAP_ERROR_RATIO: Final = 0.98
+"""Limit for the product of the two error ratios, candidate over incumbent, one step ahead and in free run.
+Neither ratio alone may exceed its inverse."""
+_USUAL_EVALUATIONS: Final = 60  # of the likelihood in one fit, to estimate the share done
 
 Array = npt.NDArray[Any]
 
@@ -68,7 +70,7 @@ class Physics:
         return Scaling(*(self._tensors[name].copy() for name in ("mean", "scale", "increment_scale")))
 
     def begin(self, spec: Spec, scaling: Scaling) -> None:
-        """Some motor of the size that the scaling shows.
+        """Begin with a plausible motor for signals of this scaling.
 
         Raises:
             SpecError: a plant that is no DC motor, or a scaling of other signals.
@@ -156,13 +158,15 @@ class Physics:
                 yield 1.0
                 return
             done += 1
-            yield done / (done + _ESTIMATES)
+            yield done / (done + _USUAL_EVALUATIONS)
 
     def improves(self, one_step: float, free_run: float, swaps: bool) -> bool:
         """A twin's filter follows the motor by itself: a swap must be worth what it interrupts."""
         if not swaps:
             return one_step < 1 and free_run < 1
-        return one_step * free_run < WORTH and max(one_step, free_run) < 1 / WORTH
+        return (
+            one_step * free_run < MAX_SWAP_ERROR_RATIO and max(one_step, free_run) < 1 / MAX_SWAP_ERROR_RATIO
+        )
 
     @classmethod
     def rehearse(cls, family: str, spec: Spec, sizes: Sizes) -> None:
@@ -179,17 +183,19 @@ class Physics:
 
     def _fit(self, stretches: Sequence[Array], known: bool) -> Generator[None, None, Motor]:
         dt, total = self.clock[0], sum(map(len, stretches))
-        tail = min(max(round(TAIL * total / MEMORIES[-1]), 4 * SETTLING_SAMPLES), total // 2)
+        tail = min(
+            max(round(HELD_OUT_SHARE * total / HISTORY_DIVISORS[-1]), 4 * SETTLING_SAMPLES), total // 2
+        )
         best: tuple[float, Motor, list[Array]] | None = None
         if known:  # what the twin has made of it by now, adapting
             older, newer = _divided(stretches, tail)
-            recent = _newest(older, round(ADAPTED / dt))
+            recent = _newest(older, round(ADAPTED_SEC / dt))
             if recent and newer:
                 motor = adapted(self.motor, recent, dt)
-                best = likelihood(motor, newer, dt) - BETTER, motor, []
-        for memory in MEMORIES:
+                best = likelihood(motor, newer, dt) - MIN_LIKELIHOOD_GAIN, motor, []
+        for memory in HISTORY_DIVISORS:
             length = total // memory
-            if memory > 1 and length < SHORTEST:
+            if memory > 1 and length < MIN_PART_SAMPLES:
                 break
             part = _newest(stretches, length)
             older, newer = _divided(part, tail)
@@ -200,16 +206,16 @@ class Physics:
                 start = min((start, self.motor), key=lambda motor: likelihood(motor, older, dt))
             motor = yield from identify(start, older, dt)
             r, _, k, j = start.values[:4]
-            if not known and r * j / (k * k) < QUICK * dt:
-                for periods in SETTLED:
+            if not known and r * j / (k * k) < MAX_SETTLED_PERIODS * dt:
+                for periods in SETTLED_PERIODS:
                     other = yield from identify(settled(older, dt, periods), older, dt)
                     motor = min((motor, other), key=lambda motor: likelihood(motor, older, dt))
             cost = likelihood(motor, newer, dt)
-            if best is None or cost < best[0] - BETTER:
+            if best is None or cost < best[0] - MIN_LIKELIHOOD_GAIN:
                 best = cost, motor, part
         assert best is not None
         if not best[2]:
-            return adapted(self.motor, _newest(stretches, round(ADAPTED / dt)), dt)
+            return adapted(self.motor, _newest(stretches, round(ADAPTED_SEC / dt)), dt)
         return (yield from identify(best[1], best[2], dt, passes=1))
 
 

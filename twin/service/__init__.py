@@ -18,12 +18,12 @@ from twin.bus import Publisher, Subscriber
 from twin.config import Config
 from twin.messages import Message, Spec, topic
 
-REPORT_PERIOD: Final = 1.0
-"""s between two reports of a process's counters."""
-RECONNECT: Final = 1.0
-"""s of silence, or ten periods of the plant if they are longer, after which a connection is made anew."""
-PATIENCE: Final = 30.0
-"""s that a process waits at its start for the subscribers that it was told of."""
+REPORT_PERIOD_SEC: Final = 1.0
+"""Time between two reports of a process's counters."""
+RECONNECT_SEC: Final = 1.0
+"""Silence, or ten periods of the plant if they are longer, after which a connection is made anew."""
+START_TIMEOUT_SEC: Final = 30.0
+"""Time for which a process waits at its start for the subscribers that it was asked to await."""
 
 
 class Stop:
@@ -41,9 +41,9 @@ class Stop:
         return self._set
 
 
-def deaf_after(spec: Spec) -> float:
-    """Silence of a plant, s, after which a connection to it is made anew."""
-    return max(RECONNECT, 10 * spec.dt)
+def reconnect_after(spec: Spec) -> float:
+    """Silence of a plant, s, after which a subscriber connects to it anew."""
+    return max(RECONNECT_SEC, 10 * spec.dt)
 
 
 def say(text: str) -> None:
@@ -79,14 +79,14 @@ def subscriber(config: Config, whom: list[str], *kinds: type[Message]) -> Subscr
 
 def first_spec(config: Config, stop: Stop) -> Spec | None:
     """The Spec of the plant, by a subscription of its own, so that one can get ready for samples before they
-    come; None when told to stop first."""
+    come; None when a signal to stop comes first."""
     topics = [topic(Spec, config.bus.source)]
     with Subscriber[Message]([config.bus.endpoint("plant")], topics) as stream:
         return await_spec(config, stream, stop)
 
 
 def await_spec(config: Config, stream: Subscriber[Message], stop: Stop) -> Spec | None:
-    """The Spec of the plant, once it is heard; None when told to stop first."""
+    """The Spec of the plant, once it is heard; None when a signal to stop comes first."""
     begun = heard = time.monotonic()
     said = False
     while not stop:
@@ -99,7 +99,7 @@ def await_spec(config: Config, stream: Subscriber[Message], stop: Stop) -> Spec 
             say(f"waiting for a plant at {config.bus.endpoint('plant')}; `twin simulate` starts one")
         if message is not None:
             heard = now
-        elif now - heard > RECONNECT:
+        elif now - heard > RECONNECT_SEC:
             heard = now
             stream.reconnect()
     return None

@@ -1,4 +1,4 @@
-"""`twin evaluate`: a checkpoint judged on a recording, as a table, as plain data, and in pictures."""
+"""`twin evaluate`: the errors of a checkpoint on a recording, as a table, as plain data, and in pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from twin.checkpoint import Checkpoint, load, newest
 from twin.errors import CheckpointError, ConfigError
 from twin.evaluation import LAGS, Evaluation
 
-DRAWN: Final = 20_000  # samples at most in a picture: more are more than it has dots
+MAX_PLOTTED_SAMPLES: Final = 20_000  # in a picture: it has no more dots than that
 
 Array = NDArray[np.float64]
 
@@ -93,7 +93,7 @@ def draw(checkpoint: Checkpoint, evaluation: Evaluation, folder: Path) -> list[P
     except ModuleNotFoundError:
         raise ConfigError("--plot needs matplotlib: pip install 'livetwin[bench]', or leave it out") from None
     spec, pictures = checkpoint.spec, []
-    t: Array = np.arange(min(len(evaluation.measured), DRAWN), dtype=np.float64)
+    t: Array = np.arange(min(len(evaluation.measured), MAX_PLOTTED_SAMPLES), dtype=np.float64)
     t = (t + evaluation.first) * spec.dt
     for i, name in enumerate(spec.outputs):
         unit = spec.units.get(name, "")

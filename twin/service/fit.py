@@ -19,9 +19,9 @@ from twin.families import AUTO, NETWORK
 from twin.messages import Spec
 from twin.service.prepare import prepare, training, trains
 
-UNITS: Final = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-SHORTEST: Final = 1.0  # s
-LONGEST: Final = 86_400.0
+SECONDS_PER_UNIT: Final = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+MIN_BUDGET_SEC: Final = 1.0  # s
+MAX_BUDGET_SEC: Final = 86_400.0
 
 
 def seconds(text: str) -> float:
@@ -36,12 +36,13 @@ def seconds(text: str) -> float:
     number = text.strip().rstrip("abcdefghijklmnopqrstuvwxyz")
     unit = text.strip()[len(number) :] or "s"
     try:
-        found = float(number) * UNITS[unit]
+        found = float(number) * SECONDS_PER_UNIT[unit]
     except (ValueError, KeyError):
         found = -1.0
-    if not SHORTEST <= found <= LONGEST:
+    if not MIN_BUDGET_SEC <= found <= MAX_BUDGET_SEC:
         raise ConfigError(
-            f"--budget {text}: give a time from {SHORTEST:g} s to {LONGEST / 3600:g} h, e.g. 120s, 5m or 1h"
+            f"--budget {text}: give a time from {MIN_BUDGET_SEC:g} s to {MAX_BUDGET_SEC / 3600:g} h, "
+            "e.g. 120s, 5m or 1h"
         )
     return found
 

@@ -22,9 +22,12 @@ from twin.messages import MAX_STEPS, Message, Reply, Request, Sample, Scenario, 
 from twin.requests import ask
 from twin.twin import Twin
 
-SILENCE: Final = 5.0  # s without a sample after which there is nothing to forecast
-PATIENCE: Final = 2.0  # s for a twin to reply
-ROWS: Final = 10  # of the table
+SILENCE_TIMEOUT_SEC: Final = 5.0
+"""Time without a message after which no plant is taken to run."""
+REPLY_TIMEOUT_SEC: Final = 2.0
+"""Time in which a running twin must reply to a request."""
+TABLE_ROWS: Final = 10
+"""Rows of numbers in the table that is printed."""
 
 
 Signals = Mapping[str, Callable[[float], float]]
@@ -51,8 +54,8 @@ def ahead(config: Config, signals: Sequence[Signals], horizon: float) -> dict[st
         steps = max(1, round(horizon / spec.dt))
         if not config.twin.run_dir:
             columns = [values_of(spec, scenario, steps) for scenario in signals]
-            if (reply := asked(config, Request(steps=steps, scenarios=columns))) is not None:
-                return told(spec, reply, columns, steps)
+            if (reply := ask_running_twin(config, Request(steps=steps, scenarios=columns))) is not None:
+                return as_plain(spec, reply, columns, steps)
         twin, last, model = warmed(config, spec, stream)
     columns = [values_of(spec, scenario, steps) for scenario in signals]
     u = np.array(
@@ -64,7 +67,7 @@ def ahead(config: Config, signals: Sequence[Signals], horizon: float) -> dict[st
     y = twin.forecast(u.transpose(0, 2, 1)).y
     scenarios = [Scenario(y={name: run[:, i].tolist() for i, name in enumerate(spec.outputs)}) for run in y]
     reply = Reply(t=last.t + 2 * spec.dt, dt=spec.dt, model=model, u=last.u, scenarios=scenarios)
-    return told(spec, reply, columns, steps) | {"by": "the model on disk, left as it is"}
+    return as_plain(spec, reply, columns, steps) | {"by": "the model on disk, left as it is"}
 
 
 def await_spec(config: Config, stream: Subscriber[Message]) -> Spec:
@@ -73,14 +76,14 @@ def await_spec(config: Config, stream: Subscriber[Message]) -> Spec:
     Raises:
         BusError: it is not heard.
     """
-    deadline = time.monotonic() + SILENCE
+    deadline = time.monotonic() + SILENCE_TIMEOUT_SEC
     while time.monotonic() < deadline:
-        if isinstance(message := stream.recv(SILENCE), Spec):
+        if isinstance(message := stream.recv(SILENCE_TIMEOUT_SEC), Spec):
             return message
     raise BusError(f"no samples at {config.bus.endpoint('plant')}; is a plant running, is --source right?")
 
 
-def asked(config: Config, request: Request) -> Reply | None:
+def ask_running_twin(config: Config, request: Request) -> Reply | None:
     """What the running twin replies; None where there is none.
 
     Raises:
@@ -89,7 +92,7 @@ def asked(config: Config, request: Request) -> Reply | None:
     endpoint = config.bus.endpoint("forecast")
     if endpoint.startswith("ipc://") and not Path(endpoint.removeprefix("ipc://")).exists():
         return None
-    reply = ask(endpoint, request, PATIENCE)
+    reply = ask(endpoint, request, REPLY_TIMEOUT_SEC)
     if reply is not None and reply.error:
         raise MessageError(f"the twin at {endpoint}: {reply.error}")
     return reply
@@ -98,7 +101,7 @@ def asked(config: Config, request: Request) -> Reply | None:
 def warmed(config: Config, spec: Spec, stream: Subscriber[Message]) -> tuple[Twin, Sample, int]:
     """A twin of the newest model that has followed one window, the last sample, and the model's number."""
     twin, model = follower(config, spec, service.running_dir(config))
-    last, silence = None, max(SILENCE, 3 * spec.dt)
+    last, silence = None, max(SILENCE_TIMEOUT_SEC, 3 * spec.dt)
     while last is None or not twin.window.full:
         message = stream.recv(silence)
         if message is None:
@@ -108,7 +111,9 @@ def warmed(config: Config, spec: Spec, stream: Subscriber[Message]) -> tuple[Twi
     return twin, last, model
 
 
-def told(spec: Spec, reply: Reply, columns: Sequence[dict[str, list[float]]], steps: int) -> dict[str, Any]:
+def as_plain(
+    spec: Spec, reply: Reply, columns: Sequence[dict[str, list[float]]], steps: int
+) -> dict[str, Any]:
     """A reply as plain data: one scenario flat, more of them in a list."""
     head = {
         "t": (reply.t + reply.dt * np.arange(steps)).tolist(),
@@ -116,8 +121,8 @@ def told(spec: Spec, reply: Reply, columns: Sequence[dict[str, list[float]]], st
         "units": dict(spec.units),
     }
     each = []
-    for asked_for, scenario in zip(columns, reply.scenarios, strict=True):
-        u = {name: held(reply.u[name], asked_for.get(name), steps) for name in spec.inputs}
+    for requested, scenario in zip(columns, reply.scenarios, strict=True):
+        u = {name: held(reply.u[name], requested.get(name), steps) for name in spec.inputs}
         found: dict[str, Any] = {"u": u, "y": scenario.y}
         if isinstance(scenario.low, dict) and isinstance(scenario.high, dict):
             found |= {"low": scenario.low, "high": scenario.high}
@@ -176,7 +181,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
 def table(result: dict[str, Any], scenario: dict[str, Any], which: str) -> Table:
     """One scenario of it."""
     t = np.array(result["t"])
-    rows = np.unique(np.linspace(0, len(t) - 1, min(ROWS, len(t))).astype(int))
+    rows = np.unique(np.linspace(0, len(t) - 1, min(TABLE_ROWS, len(t))).astype(int))
     curves = [
         sparkline(np.array(y)[np.linspace(0, len(t) - 1, min(40, len(t))).astype(int)].tolist())
         for y in scenario["y"].values()

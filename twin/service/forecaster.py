@@ -1,4 +1,4 @@
-"""Forecasts for whoever asks, beside the twin's loop: a thread that takes requests, and runs a copy of the
+"""Forecasts on request, beside the twin's loop: a thread that takes requests, and runs a copy of the
 present.
 
 The loop's share is one copy of the twin's state for each request, some microseconds after an answer. The free
@@ -22,11 +22,12 @@ from twin.realtime import stay_ordinary
 from twin.requests import Answerer
 from twin.twin import Twin
 
-LISTEN_SEC: Final = 0.1  # s between two looks whether it is over
-PRESENT_TIMEOUT_SEC: Final = 1.0  # s for the loop to hand over the present
-MAX_WORK_SHARE: Final = (
-    0.5  # of the time at most that it works: a flood of requests leaves the rest to the loop
-)
+LISTEN_PERIOD_SEC: Final = 0.1
+"""Time between two checks whether the thread is to end."""
+PRESENT_TIMEOUT_SEC: Final = 1.0
+"""Time for the loop to hand over the twin's present state."""
+MAX_WORK_SHARE: Final = 0.5
+"""Share of the time in which forecasts are computed: a flood of requests leaves the rest to the loop."""
 
 
 class Forecaster(threading.Thread):
@@ -53,10 +54,10 @@ class Forecaster(threading.Thread):
                 self._presents.put(error)
 
     def run(self) -> None:
-        """Reply until told to stop."""
+        """Reply until `stop`."""
         stay_ordinary()
         while not self._over.is_set():
-            asked = self._answerer.recv(LISTEN_SEC)
+            asked = self._answerer.recv(LISTEN_PERIOD_SEC)
             if asked is None:
                 continue
             begun = time.monotonic()
@@ -90,7 +91,7 @@ class Forecaster(threading.Thread):
         if not np.isfinite(found.y).all():
             raise MessageError("under these inputs the model's answers are no numbers any more")
         self._present = present
-        told = []
+        forecasts = []
         for s in range(count):
             low, high = (found.low, found.high) if found.low is not None else (None, None)
             parts = {
@@ -98,13 +99,13 @@ class Forecaster(threading.Thread):
                 for key, values in (("y", found.y), ("low", low), ("high", high))
                 if values is not None
             }
-            told.append(Scenario(**parts))
+            forecasts.append(Scenario(**parts))
         return Reply(
             t=present.t + 2 * spec.dt,
             dt=spec.dt,
             model=present.predictor.number,
             u=dict(zip(spec.inputs, present.u.tolist(), strict=True)),
-            scenarios=told,
+            scenarios=forecasts,
         )
 
     def _packed(self, values: NDArray[np.float64]) -> dict[str, list[float]]:

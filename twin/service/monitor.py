@@ -21,9 +21,12 @@ from twin.messages import Event, Message, Prediction, Sample, Spec
 from twin.monitor import Monitor
 from twin.supervisor import orphaned
 
-FIGURES_PERIOD: Final = 0.2  # s between two messages for the live view
-SHORTEST: Final = 10  # samples of a free run; fewer are hardly one
-LAST_ANSWERS: Final = 2.0  # s to wait for the last predictions and counters once the plant has ended
+FIGURES_PERIOD_SEC: Final = 0.2
+"""Time between two messages for the live view."""
+MIN_FREE_RUN_SAMPLES: Final = 10
+"""Samples of the shortest free run in a report."""
+LAST_ANSWERS_TIMEOUT_SEC: Final = 2.0
+"""Time to wait for the last predictions and counters once the plant has ended."""
 
 
 def watch(config: Config) -> None:
@@ -53,17 +56,17 @@ def observe(monitor: Monitor, stream: Subscriber[Message], publisher: Publisher,
         if message is not None:
             monitor.observe(message, received_ns)
         if monitor.end is not None:
-            deadline = min(deadline, received_ns * 1e-9 + LAST_ANSWERS)
+            deadline = min(deadline, received_ns * 1e-9 + LAST_ANSWERS_TIMEOUT_SEC)
             if monitor.complete:
                 return
-        if received_ns * 1e-9 - shown > FIGURES_PERIOD:
+        if received_ns * 1e-9 - shown > FIGURES_PERIOD_SEC:
             shown = received_ns * 1e-9
             publisher.event("figures", monitor.status, **monitor.figures())
 
 
 def finish(config: Config, monitor: Monitor) -> dict[str, Any]:
     """The report, with the free run and what is needed to read it later."""
-    horizon = max(round(config.report.free_run / monitor.spec.dt), SHORTEST)
+    horizon = max(round(config.report.free_run / monitor.spec.dt), MIN_FREE_RUN_SAMPLES)
     try:
         directory, twin = service.run_dir(config), config.twin
         fit = free_run_fit(monitor, directory, horizon, twin.window, twin.adapts)

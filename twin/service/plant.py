@@ -15,7 +15,7 @@ from twin.messages import Sample, Spec
 from twin.pacer import Pacer
 from twin.realtime import sleep_precisely
 
-RECENT: Final = 2_000
+RECENT_SAMPLES: Final = 2_000
 """Samples behind the floor's running error, as behind the live view's figures."""
 
 
@@ -67,24 +67,25 @@ def publish(config: Config, source: Source) -> None:
             if floor is not None:  # after the sample: nobody waits for it
                 floor.observe(sample)
             count, t = count + 1, sample.t
-            overdue = time.monotonic() - reported > service.REPORT_PERIOD
+            overdue = time.monotonic() - reported > service.REPORT_PERIOD_SEC
             if overdue or publisher.newcomers():
                 publisher.send(spec)
             if overdue:
                 reported = time.monotonic()
-                figures = _errors("floor", floor, RECENT)
+                figures = _errors("floor", floor, RECENT_SAMPLES)
                 publisher.event("plant", "", t, samples=count, overruns=pacer.overruns, **figures)
         figures = {"samples": float(count), "overruns": float(pacer.overruns)}
-        figures |= _errors("floor", floor, RECENT) | _errors("quarter_floor", floor, max(count // 4, 1))
+        figures |= _errors("floor", floor, RECENT_SAMPLES)
+        figures |= _errors("quarter_floor", floor, max(count // 4, 1))
         publisher.event("end", f"the plant ended after {count} samples", max(t, 0.0), **figures)
 
 
 def gather(publisher: Publisher, spec: Spec, listeners: int, stop: service.Stop) -> None:
-    """Wait for so many listeners to samples, or until patience ends.
+    """Wait for so many listeners to samples, `START_TIMEOUT_SEC` at most.
 
-    Who comes is told the Spec at once: it gets ready by that, and listens to samples when it is.
+    A newcomer gets the Spec at once: it prepares itself by that, and subscribes to samples when it is ready.
     """
-    deadline = time.monotonic() + service.PATIENCE
+    deadline = time.monotonic() + service.START_TIMEOUT_SEC
     while publisher.wait_for(Sample, listeners, 0.0) < listeners:
         if stop or time.monotonic() > deadline:
             return

@@ -32,11 +32,12 @@ from twin.service.rehearsal import answer
 from twin.supervisor import environment
 from twin.unused import refuse_unused
 
-AT_ONCE: Final = 2
+MAX_COMPILERS: Final = 2
 """Processes that compile at the same time: each takes a core and a quarter of a gigabyte."""
 POLL_SEC: Final = 0.05
-SIZES: Final = ("hidden_size", "layers", "taps", "sequence_length")
-"""The settings that say how large a model is."""
+"""Time between two looks at the processes that compile."""
+SIZE_SETTINGS: Final = ("hidden_size", "layers", "taps", "sequence_length")
+"""Settings of the trainer that decide how large a model is."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,8 @@ def step(family: str, sizes: Sizes) -> Work:
 
 
 def refits(config: Config, spec: Spec, family: str) -> Work:
-    """What a trainer needs: refits, and the judging of what comes of them."""
-    asked = {name: getattr(config.trainer, name) for name in SIZES}
+    """What a trainer needs: refits, and the validation of their candidates."""
+    asked = {name: getattr(config.trainer, name) for name in SIZE_SETTINGS}
     arguments = (config.trainer.model, family_of(family).motor, *signals_of(spec), config.twin.adapts, asked)
     return Work(f"refits of {family}", "twin.service.rehearsal:refit", arguments)
 
@@ -169,7 +170,7 @@ def prepare(found: Sequence[Work], console: Console) -> Outcome:
         waiting, under_way = list(missing), list[Worker]()
         try:
             while waiting or under_way:
-                while waiting and len(under_way) < AT_ONCE:
+                while waiting and len(under_way) < MAX_COMPILERS:
                     under_way.append(Worker(waiting.pop(0)))
                 progress.update(task, description=", ".join(worker.work.text for worker in under_way))
                 time.sleep(POLL_SEC)

@@ -15,10 +15,10 @@ from twin.config import TrainerConfig
 from twin.errors import TwinError
 from twin.messages import Sample, Spec
 
-HORIZON: Final = 10
+HORIZON_SAMPLES: Final = 10
 """Samples of free run in the segments of a rehearsal."""
-PART: Final = 300
-"""Samples of its period: the fewest in which a motor's parameters are found at all."""
+PERIOD_SAMPLES: Final = 300
+"""Samples of a refit's period in a rehearsal: with fewer no parameters of a motor are found."""
 
 
 def answer(inputs: int, outputs: int) -> None:
@@ -37,7 +37,7 @@ def train(family: str, motor: bool, inputs: int, outputs: int) -> None:
 
 
 def refit(model: str, motor: bool, inputs: int, outputs: int, adapt: bool, sizes: dict[str, int]) -> None:
-    """Refit a model, and judge it, as a trainer would that is asked for such a model."""
+    """Refit a model and validate it, as a trainer with these settings would."""
     asked = TrainerConfig.model_validate({"model": model} | sizes)
     rehearse(some_spec(motor, inputs, outputs), asked, adapt)
 
@@ -49,11 +49,11 @@ def rehearse(spec: Spec, asked: TrainerConfig, adapt: bool) -> None:
     """
     from twin.trainer import Trainer
 
-    window = max(HORIZON, asked.sequence_length)
-    segment, period = window + HORIZON, PART * spec.dt
-    small = {"horizon": HORIZON, "steps": 2, "batch": 4, "period": period, "history": 100 * period}
+    window = max(HORIZON_SAMPLES, asked.sequence_length)
+    segment, period = window + HORIZON_SAMPLES, PERIOD_SAMPLES * spec.dt
+    small = {"horizon": HORIZON_SAMPLES, "steps": 2, "batch": 4, "period": period, "history": 100 * period}
     trainer = Trainer(spec, asked.model_copy(update=small), window, adapt=adapt)
-    for seq, (u, y) in enumerate(movement(spec, 2 * (PART + 3 * segment))):
+    for seq, (u, y) in enumerate(movement(spec, 2 * (PERIOD_SAMPLES + 3 * segment))):
         trainer.observe(Sample(seq=seq, t=seq * spec.dt, u=u, y=y))
         if trainer.due:
             with suppress(TwinError, ArithmeticError, ValueError, RuntimeError, OSError):

@@ -24,10 +24,15 @@ from twin.messages import Event, Message, Spec
 from twin.service.prepare import Work, prepare
 from twin.supervisor import Child, Supervisor
 
-FRAMES: Final = 5  # drawn per second
-REPORT_PATIENCE: Final = 60.0  # s for the monitor to write the report
-LAST_ANSWERS: Final = 3.0  # s for it to see all answers after the plant's end, before it is told to write
-PLAIN_PERIOD: Final = 5.0  # s between two lines where the output is no terminal
+FRAMES_PER_SEC: Final = 5
+"""Drawings of the live view per second."""
+REPORT_TIMEOUT_SEC: Final = 60.0
+"""Time for the monitor to write the report."""
+MONITOR_END_TIMEOUT_SEC: Final = 3.0
+"""Time after the plant's end for the monitor to see all answers and end by itself; then it is asked to
+end."""
+PLAIN_PERIOD_SEC: Final = 5.0
+"""Time between two lines where the output is no terminal."""
 
 
 def new_run_dir(config: Config) -> Path:
@@ -56,9 +61,8 @@ def _clear_report(config: Config) -> None:
 
 def children(config: Config, directory: Path, *, everything: bool) -> list[Child]:
     """The processes of a source; without `everything` the monitor alone."""
-    settings = config.model_dump(
-        mode="json", exclude_unset=True
-    )  # what nobody has set is nobody's wish there
+    # only what was set: a default must not look like a setting to the children
+    settings = config.model_dump(mode="json", exclude_unset=True)
     settings.setdefault("twin", {})["run_dir"] = str(directory)
     name = f"config-{config.bus.source}" if everything else f"watch-{os.getpid()}"
     file = directory / f"{name}.json"
@@ -146,7 +150,7 @@ def watch(config: Config) -> None:
         supervisor.start()
         _show(config, supervisor, stop, Console(), until="monitor")
         supervisor.terminate("monitor")
-        supervisor.wait("monitor", timeout=REPORT_PATIENCE if config.report.report else 1.0)
+        supervisor.wait("monitor", timeout=REPORT_TIMEOUT_SEC if config.report.report else 1.0)
         _report(config, supervisor)
     finally:
         supervisor.stop()
@@ -163,7 +167,7 @@ def _show(config: Config, supervisor: Supervisor, stop: service.Stop, console: C
         live = None
         if console.is_terminal:
             live = stack.enter_context(Live(console=console, auto_refresh=False, transient=False))
-        period = 1 / FRAMES if live else PLAIN_PERIOD
+        period = 1 / FRAMES_PER_SEC if live else PLAIN_PERIOD_SEC
         drawn = time.monotonic()
         while not stop and supervisor.children[until].state != "ended":
             message = stream.recv(0.1)
@@ -199,9 +203,9 @@ def _end(config: Config, supervisor: Supervisor, stop: service.Stop, console: Co
     supervisor.terminate("trainer")
     if config.report.report:
         console.print("computing the report ...")
-        if not supervisor.wait("monitor", timeout=1.0 if stop else LAST_ANSWERS):
+        if not supervisor.wait("monitor", timeout=1.0 if stop else MONITOR_END_TIMEOUT_SEC):
             supervisor.terminate("monitor")
-            supervisor.wait("monitor", timeout=REPORT_PATIENCE)
+            supervisor.wait("monitor", timeout=REPORT_TIMEOUT_SEC)
     else:
         supervisor.wait("monitor", timeout=0.5)
     supervisor.stop()

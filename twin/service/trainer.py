@@ -25,11 +25,12 @@ from twin.validation import Verdict
 T = TypeVar("T")
 
 STARVED_SEC: Final = 3.0
+"""Duration of a refit after which its share of a core is looked at."""
 STARVED_SHARE: Final = 0.1
-"""A refit that after so long has had less than this share of a core goes on with more right to one: where two
-cores were busy otherwise, it would have taken minutes."""
-JUDGED: Final = ("accepted", "kept")
-"""Decisions about a candidate, which tell how long its refit took."""
+"""Share of a core, below which the refit goes on in a thread of ordinary priority: with two cores busy
+otherwise it would have taken minutes."""
+VERDICT_EVENTS: Final = ("accepted", "kept")
+"""Names of the events that decide about a candidate; they carry how long its refit took."""
 
 
 def train(config: Config) -> None:
@@ -76,7 +77,7 @@ def follow(
         if message is not None:
             heard = now
             observe(trainer, message)
-        elif now - heard > service.deaf_after(trainer.spec):
+        elif now - heard > service.reconnect_after(trainer.spec):
             heard = now
             stream.reconnect()
         if trainer.due:
@@ -119,7 +120,7 @@ def turn(
                 return
             continue
         figures = dict(now.verdict.figures)
-        if now.name in JUDGED:
+        if now.name in VERDICT_EVENTS:
             figures |= {"refit_s": time.monotonic() - begun, "model": trainer.number}
         if now.name == "accepted":
             keep(trainer, now.verdict, directory)

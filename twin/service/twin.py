@@ -1,4 +1,4 @@
-"""The twin's process: answer every sample, then look after models."""
+"""The twin's process: answer every sample; between samples, take up new models."""
 
 from __future__ import annotations
 
@@ -27,18 +27,24 @@ from twin.service.prepare import Worker, get_ready, step
 from twin.twin import Twin
 
 STALE_PERIODS: Final = 10
-MIN_STALE_SEC: Final = 0.25  # s; at 1 kHz ten periods are shorter than a busy machine's hiccups
+"""Periods of silence after which a stream is stale."""
+MIN_STALE_SEC: Final = 0.25
+"""Shortest silence after which a stream is stale: at 1 kHz, a busy machine alone pauses for ten periods."""
+LOADER_PERIOD_SEC: Final = 0.05
+"""Time between two looks into the run directory."""
+LOADER_PERIOD_SAMPLES: Final = 16
+"""Samples between two looks into the run directory, in a stream that is not paced by a clock."""
+MAX_WAITING_MODELS: Final = 4
+"""Models that are opened before the loop has taken up the first of them."""
 MAX_WAIT_SEC: Final = 0.1
 """For a message, before the loop looks after all else."""
-LOOK_SEC: Final = 0.05  # s between two looks into the run directory
-MAX_OPENED: Final = 4  # models opened and not yet taken up
-LOOK_SAMPLES: Final = 16  # samples between them in a stream that no clock drives
 
 
 class Loader(threading.Thread):
-    """Watches a run directory and opens what is new there beside the loop, so that the loop opens no file.
+    """Watches a run directory and opens new checkpoints, in a thread, so that the loop opens no file.
 
-    `ready` hands over checkpoints with their predictors, the reason why one was refused, or what takes time.
+    `ready` hands over checkpoints with their predictors, errors of those that were refused, and a text where
+    something is being compiled.
     """
 
     def __init__(self, directory: Path, spec: Spec, config: TwinConfig) -> None:
@@ -64,10 +70,10 @@ class Loader(threading.Thread):
         return (checkpoint, self._open(checkpoint)) if checkpoint else None
 
     def run(self) -> None:
-        """Look until told to stop, and no farther ahead than the loop takes models up."""
+        """Look for new models until `stop`, no farther ahead than the loop takes them up."""
         stay_ordinary()
-        while not self._over.wait(LOOK_SEC):
-            if self.ready.qsize() < MAX_OPENED:
+        while not self._over.wait(LOADER_PERIOD_SEC):
+            if self.ready.qsize() < MAX_WAITING_MODELS:
                 self.look()
 
     def look(self) -> None:
@@ -116,7 +122,7 @@ def predict(config: Config) -> None:
         service.publisher(config, "twin", stop) as publisher,
         closing(Answerer(config.bus.endpoint("forecast"))) as answerer,
     ):
-        publisher.wait_for(Prediction, config.bus.await_subscribers, service.PATIENCE)
+        publisher.wait_for(Prediction, config.bus.await_subscribers, service.START_TIMEOUT_SEC)
         spec = service.first_spec(config, stop)
         if spec is not None:
             get_ready(config, spec)
@@ -138,7 +144,7 @@ def follow(
     loader = Loader(service.run_dir(config), spec, config.twin)
     if (found := loader.first()) is not None:
         twin.refresh(*found)
-        twin.catch_up()  # there is nothing to catch up with: it answers from the first sample on
+        twin.catch_up()  # the window is empty: the model answers from the first sample on
     forecaster = Forecaster(answerer, spec)
     loop = Loop(config, twin, stream, publisher, loader, forecaster)
     if not config.bus.unpaced:
@@ -186,20 +192,20 @@ class Loop:
         self.loader, self.forecaster = loader, forecaster
         self._samples = topic(Sample, config.bus.source).encode()
         self._predictions = topic(Prediction, config.bus.source).encode()
-        self._patience_sec = max(STALE_PERIODS * twin.spec.dt, MIN_STALE_SEC)
+        self._stale_sec = max(STALE_PERIODS * twin.spec.dt, MIN_STALE_SEC)
         self._changes = Changes()
         self._stale = False
         now = time.monotonic()
         self._heard = now
-        self._report_timer = Timer(service.REPORT_PERIOD, now)
-        self._parameters_timer = Timer(service.REPORT_PERIOD, 0.0)
+        self._report_timer = Timer(service.REPORT_PERIOD_SEC, now)
+        self._parameters_timer = Timer(service.REPORT_PERIOD_SEC, 0.0)
 
     def turn(self) -> Spec | None:
         """Wait for a message, and answer it; the Spec of a plant that now has other signals."""
         if self.config.bus.unpaced:  # the plant waits for receipts, which `recv` sends
-            received: bytes | Message | None = self.stream.recv(min(self._patience_sec, MAX_WAIT_SEC))
+            received: bytes | Message | None = self.stream.recv(min(self._stale_sec, MAX_WAIT_SEC))
         else:
-            received = self.stream.recv_frame(self._samples, min(self._patience_sec, MAX_WAIT_SEC))
+            received = self.stream.recv_frame(self._samples, min(self._stale_sec, MAX_WAIT_SEC))
         received_ns = time.monotonic_ns()
         if type(received) is bytes:
             if self.twin.take(received):
@@ -213,7 +219,7 @@ class Loop:
                 prediction = self.twin.step(received, received_ns)
                 if prediction is not None:
                     self.publisher.send(prediction)
-                if self.config.bus.unpaced and received.seq % LOOK_SAMPLES == 0:
+                if self.config.bus.unpaced and received.seq % LOADER_PERIOD_SAMPLES == 0:
                     self.loader.look()  # the stream waits: a model is taken up where it was made
                 self._after_sample(received_ns)
             case Spec() if not received.same_signals(self.twin.spec):
@@ -227,7 +233,7 @@ class Loop:
         return None
 
     def _after_sample(self, received_ns: int) -> None:
-        """What was put off until the answer was sent."""
+        """All that could wait until the answer was sent."""
         now = received_ns * 1e-9
         self._heard, self._stale = now, False
         while self.twin.pending_alarms:
@@ -256,16 +262,17 @@ class Loop:
 
     def _after_silence(self, now: float) -> None:
         silence = now - self._heard
-        if not self._stale and self.twin.status != "waiting" and silence > self._patience_sec:
+        if not self._stale and self.twin.status != "waiting" and silence > self._stale_sec:
             self._stale = True
-            self.publisher.event("stale", f"no sample for {self._patience_sec:g} s", self.twin.t)
+            self.publisher.event("stale", f"no sample for {self._stale_sec:g} s", self.twin.t)
             self.report()
-        elif silence > service.deaf_after(self.twin.spec):
+        elif silence > service.reconnect_after(self.twin.spec):
             self._heard = now
             self.stream.reconnect()
 
     def _look_after_clients(self, now: float) -> None:
-        """Hand over forecasts' beginnings; and once a second the parameters and the counters."""
+        """Let forecasts begin at the present state; once a second, publish the parameters and the
+        counters."""
         self.forecaster.serve(self.twin)
         # a second of the stream's time where no clock drives it, of ours otherwise
         if self._parameters_timer.due(self.twin.t if self.config.bus.unpaced else now):
