@@ -151,17 +151,17 @@ OTHER = Spec(inputs=("u",), outputs=("y",), dt=0.02)
 def test_what_a_run_needs_follows_from_its_settings_and_its_plant() -> None:
     assert [work.text for work in works(load(None), MOTOR)] == [
         "step of physics",
-        "detection of changes",
+        "reading and answering samples",
         "refits of physics",
     ]
     small = load(None, trainer={"hidden_size": 7})
     assert [work.text for work in works(small, OTHER)] == [
         "step of gru 7",
-        "detection of changes",
+        "reading and answering samples",
         "refits of gru",
     ]
     eager = load(None, twin={"backend": "eager"}, trainer={"model": "arx"})
-    assert [work.text for work in works(eager, OTHER)] == ["detection of changes"]
+    assert [work.text for work in works(eager, OTHER)] == ["reading and answering samples"]
     assert model_of(small, OTHER, None)[1]["hidden_size"] == 7
 
 
