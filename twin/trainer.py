@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from twin.messages import Sample, Spec
 from twin.models.lesson import Lesson
 from twin.models.model import Model
 from twin.models.opening import chosen, class_of, new_model, open_model, sizes_for
+from twin.models.ridge import linear_tensors
 from twin.models.scaling import Scaling
 from twin.validation import JUDGED_SEGMENTS, Decision, Errors, Judge, Segments, Verdict
 
@@ -276,8 +278,14 @@ class Trainer:
         another one; then the plant is given a network like every other."""
         if not (self._may_leave and candidate.PRESUMES_PLANT):
             return None
-        linear = self.judge.errors(self._made(self._fitted(LINEAR, end), {}), z)
-        verdict = self.judge.against_linear(candidate.family, found, linear)
+        taps, outputs = self.config.taps, len(self.spec.outputs)
+        linear = replace(
+            self._made(candidate, {}),
+            family=LINEAR,
+            sizes=sizes_for(LINEAR, self.spec, taps=taps),
+            tensors=linear_tensors(self.history.longest(end), outputs, taps),
+        )
+        verdict = self.judge.against_linear(candidate.family, found, self.judge.errors(linear, z))
         if verdict is not None and self.judge.refuted:
             self.config = self.config.model_copy(update={"model": NETWORK})
             text = f"{verdict.text} again, so that its equations are not this plant's; from now on a "

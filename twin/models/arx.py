@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from twin.models.ridge import ridge, taps_of
-
-RIDGE_SHARE: Final = 1e-6
-"""Of a unit variance, which all features have."""
+from twin.models.ridge import linear_start
 
 
 class Arx(nn.Module):
@@ -66,13 +62,3 @@ class Arx(nn.Module):
     def compiled(self, x: Tensor) -> bool:
         """Never: torch runs a linear model's sequence at once."""
         return False
-
-
-def linear_start(
-    x: npt.NDArray[Any], dy: npt.NDArray[Any], taps: int
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """D (P, n F) and d (P,) by ridge least squares from x (T, F) to dy (T, P), n the taps."""
-    direct = taps_of(x, taps)
-    a = np.hstack((direct, np.ones((len(direct), 1))))
-    solution = ridge(a, dy[taps - 1 :], RIDGE_SHARE)  # (n F + 1, P)
-    return taps * solution[:-1].T, solution[-1]

@@ -179,7 +179,7 @@ class Network(nn.Module):
         follows the plant, and the network learns what the linear one cannot say, instead of both. For a core
         without a linear part, nothing happens.
         """
-        self.core.fit_readout(*self._scaled(z))
+        self.core.fit_readout(*self.scaling.pairs(z, len(self.increment_scale)))
 
     def refit(self, lesson: Lesson) -> Iterator[float]:
         """Some steps of Adam (Kingma and Ba 2015) over segments of the history; yields the share done.
@@ -192,7 +192,7 @@ class Network(nn.Module):
             if self.core.CLOSED_FORM:
                 self.fit(lesson.longest() if recent is None else recent)
             elif recent is not None:
-                self.core.refit_readout(*self._scaled(recent))
+                self.core.refit_readout(*self.scaling.pairs(recent, len(self.increment_scale)))
         steps = lesson.steps if not lesson.first else max(1, int(lesson.steps * self.core.FIRST_REFIT_SHARE))
         optimiser = torch.optim.Adam(self.parameters(), lesson.rate, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -229,13 +229,6 @@ class Network(nn.Module):
         torch.optim.Adam(model.parameters(), fused=True)
         y, _ = model(torch.zeros(1, 2, len(spec.features)), model.initial_state(1))
         y.sum().backward()
-
-    def _scaled(self, z: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Of samples z (T, F): all but the last (T - 1, F), and y's increments after each (T - 1, P)."""
-        scaling, z = self.scaling, np.asarray(z, np.float64)
-        x = np.asarray((z[:-1] - scaling.mean) / scaling.scale, np.float64)
-        dy = np.diff(z[:, self.n_inputs :], axis=0) / scaling.increment_scale
-        return x, dy
 
     def means(self) -> dict[str, tuple[float, float]]:
         """A network has no parameters that mean something."""

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from twin.families import Cell
-from twin.models.arx import RIDGE_SHARE, linear_start
-from twin.models.ridge import ridge, taps_of
+from twin.models.ridge import RIDGE_SHARE, linear_start, ridge, taps_of
 from twin.models.through_time import ThroughTime, serves
 
 _NETS: Final[dict[Cell, type[nn.RNN | nn.GRU | nn.LSTM]]] = {

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+
+from twin.models.scaling import Scaling
+
+RIDGE_SHARE: Final = 1e-6
+"""Of a unit variance, which all features have."""
 
 Array = npt.NDArray[Any]
 
@@ -26,3 +31,25 @@ def taps_of(x: Array, taps: int) -> Array:
     """Of samples x (T, F): each with those before it side by side, oldest first, (T - taps + 1, taps F)."""
     windows = np.lib.stride_tricks.sliding_window_view(x, taps, axis=0)  # (T - taps + 1, F, taps)
     return windows.transpose(0, 2, 1).reshape(len(windows), -1)
+
+
+def linear_start(x: Array, dy: Array, taps: int) -> tuple[Array, Array]:
+    """D (P, n F) and d (P,) by ridge least squares from x (T, F) to dy (T, P), n the taps."""
+    direct = taps_of(x, taps)
+    a = np.hstack((direct, np.ones((len(direct), 1))))
+    solution = ridge(a, dy[taps - 1 :], RIDGE_SHARE)  # (n F + 1, P)
+    return taps * solution[:-1].T, solution[-1]
+
+
+def linear_tensors(z: Array, n_outputs: int, taps: int) -> dict[str, npt.NDArray[np.float32]]:
+    """The tensors of the linear model of consecutive samples z (T, F), whose last columns are the outputs: to
+    compare another model with, without torch."""
+    scaling = Scaling.of(z, n_outputs)
+    direct, offset = linear_start(*scaling.pairs(z, n_outputs), taps)
+    return {
+        "mean": scaling.mean,
+        "scale": scaling.scale,
+        "increment_scale": scaling.increment_scale,
+        "core.readout.weight": direct.astype(np.float32),
+        "core.readout.bias": offset.astype(np.float32),
+    }

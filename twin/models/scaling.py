@@ -57,6 +57,15 @@ class Scaling:
             _positive(increments, invisible[-n_outputs:]),
         )
 
+    def pairs(
+        self, z: npt.NDArray[Any], n_outputs: int
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Of samples z (T, F): all but the last (T - 1, F), and the outputs' increments after each
+        (T - 1, P), both scaled."""
+        z = np.asarray(z, np.float64)
+        x = np.asarray((z[:-1] - self.mean) / self.scale, np.float64)
+        return x, np.diff(z[:, -n_outputs:], axis=0) / self.increment_scale
+
 
 def _positive(scale: npt.NDArray[np.float64], invisible: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     smallest = np.maximum(invisible, np.finfo(np.float32).tiny)
