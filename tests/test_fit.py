@@ -63,7 +63,10 @@ def found(fit: Fit, turns: int) -> Checkpoint:
 
 @pytest.mark.slow
 def test_what_is_found_runs_free_where_a_linear_model_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, samples in (("WARM", 20), ("LENGTH", 40)):  # enough for this plant, and quick
+    for name, samples in (
+        ("MAX_WARM_UP_SAMPLES", 20),
+        ("MAX_FREE_RUN_SAMPLES", 40),
+    ):  # enough for this plant, and quick
         monkeypatch.setattr(f"twin.offline.{name}", samples)
     fit, test = Fit([record(1000), record(500, seed=1)], SPEC, "gru"), record(1000, seed=2)
     turns = fit.run(counted(1200))

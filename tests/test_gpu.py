@@ -268,6 +268,7 @@ def test_a_network_learns_there_what_it_learns_on_the_cpu(monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # minutes; the driver's tests above, and the device that the CPU plays, always run
 @pytest.mark.timeout(1200)
 def test_every_stage_can_be_rehearsed(tmp_path: Path) -> None:
     pytest.importorskip("triton")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Final, NoReturn
 
 import numba
@@ -48,8 +49,8 @@ class Compiled:
         # a fork takes the code that is at hand: a twin would wait for other code to be compiled
         tile = TILE if rows >= TILE and not fork else 1
         self._threads = numba.get_num_threads() if rows >= MIN_PARALLEL_ROWS and not fork else 1
-        self._follow = follower(layout, tile, self._threads > 1)
-        self.run = self._follow if self._threads == 1 else self._run_alone
+        run = follower(layout, tile, self._threads > 1)
+        self.run = run if self._threads == 1 else partial(_run_alone, run)
         self._weights = block(layout.scratch + self._threads * tile * layout.blocks * layout.lanes)
         fill(self._weights, layout, checkpoint.tensors)
         self._block = block(-(-rows // tile) * tile * layout.row)
@@ -57,7 +58,7 @@ class Compiled:
         self._y = self._rows[:, layout.y : layout.y + layout.outputs]
         learns = rows == 1 and not fork
         self._learned = _learned(layout, checkpoint, self._weights) if learns else None
-        self.sample = np.zeros((rows, layout.features), np.float32)
+        self.sample = self._sample = np.zeros((rows, layout.features), np.float32)
         self._shape = self.sample.shape
         self._checkpoint = checkpoint
         free_runner(layout)  # so that the first free run waits for no compiler
@@ -159,16 +160,12 @@ class Compiled:
 
     def step(self, z: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Follow one sample z (N, F), and answer the y (N, P) expected of the next one."""
-        if z is not self.sample:
+        if z is not self._sample:
             if z.shape != self._shape:  # asked here too, because a call costs as much as a fifth of the step
                 check_shape("z", z, self._shape)
-            self.sample[...] = z
+            self._sample[...] = z
         self.run(self._step_at)
         return self._y
-
-    def _run_alone(self, call: int) -> None:
-        with _ONE_AT_A_TIME:
-            self._follow(call)
 
     def free_run(self, z: npt.NDArray[Any], u: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Simulate from z (N, F) with inputs u (N, T, U): y (N, T, P) at the instants of u."""
@@ -210,6 +207,11 @@ class Compiled:
             "a predictor works on memory of its own and is not copied or pickled; "
             "open another one of the same checkpoint, and set its state"
         )
+
+
+def _run_alone(run: Callable[[int], None], call: int) -> None:
+    with _ONE_AT_A_TIME:
+        run(call)
 
 
 def _learned(
