@@ -446,6 +446,7 @@ def test_the_kernels_activations_are_within_their_stated_error() -> None:
     assert 0 < summary["tanh_max_relative_error"] < 2**-22
 
 
+@pytest.mark.slow
 def test_a_step_on_a_device_that_is_not_there_is_refused_in_one_line() -> None:
     if "graph" in available_backends():
         pytest.skip("there is a CUDA device")

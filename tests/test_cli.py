@@ -232,6 +232,7 @@ def test_every_option_has_a_text_and_every_quantity_a_unit(name: str) -> None:
             assert re.search(r"\bs\b|Samples", text)
 
 
+@pytest.mark.slow
 def test_help_is_printed(place: Path) -> None:
     environment = os.environ | {"COLUMNS": "100", "NO_COLOR": "1"}
     for arguments in (["--help"], ["run", "-h"]):

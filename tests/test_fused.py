@@ -79,12 +79,14 @@ def test_every_step_is_the_models(family: str, layers: int, hidden_size: int, ro
 
 @pytest.mark.parametrize("hidden_size", [64, 100, 128, 256])
 @pytest.mark.parametrize("family", RECURRENT)
+@pytest.mark.slow
 def test_large_hidden_states_are_multiplied_in_chunks(family: str, hidden_size: int) -> None:
     assert_follows(model_of(family, 2, hidden_size), rows=2, steps=2)
 
 
 @pytest.mark.parametrize(("taps", "inputs", "outputs"), [(1, 1, 1), (1, 2, 3), (8, 1, 1), (4, 11, 5)])
 @pytest.mark.parametrize("family", RECURRENT)
+@pytest.mark.slow
 def test_signals_and_taps_of_any_number(family: str, taps: int, inputs: int, outputs: int) -> None:
     """More steps than taps, so that the oldest samples have left."""
     assert_follows(model_of(family, taps=taps, inputs=inputs, outputs=outputs), rows=3, steps=taps + 2)

@@ -269,6 +269,7 @@ def test_what_is_refused_leaves_the_state_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense"], ids=["emptied", "overwritten"])
+@pytest.mark.slow
 def test_a_damaged_cache_costs_a_compilation_and_no_more(tmp_path: Path, damage: bytes) -> None:
     program = (
         "from twin.backends.opening import prepare; from twin.families import sizes_of;"
@@ -301,6 +302,7 @@ def test_every_family_has_its_kernel() -> None:
         assert family_of(family).cell == layout.cell
 
 
+@pytest.mark.slow
 def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     """The kernel comes from the disk: no file appears, and none is written again."""
     program = (
@@ -348,6 +350,7 @@ def test_other_sizes_and_other_sources_are_other_code(
     forget()
 
 
+@pytest.mark.slow
 def test_without_a_place_for_the_cache_it_compiles_all_the_same(tmp_path: Path) -> None:
     """A read-only installation and a home that is none: no error, only the time of a compilation."""
     program = (

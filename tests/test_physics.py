@@ -430,6 +430,7 @@ def test_after_a_change_the_refit_forgets_the_old_motor() -> None:
     assert trainer.incumbent.means()["R"][0] == pytest.approx(1.4 * 7.5, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_twin_with_a_motor_needs_no_torch() -> None:
     code = (
         "import sys; from twin.backends.opening import prepare; from twin.families import sizes_of; "
@@ -452,6 +453,7 @@ def test_a_new_hybrid_is_its_physics() -> None:
     assert np.array_equal(answers(opened(hybrid), z[:300]), answers(opened(physics), z[:300]))
 
 
+@pytest.mark.slow
 def test_the_hybrid_learns_what_the_physics_cannot_say() -> None:
     """An amplifier that loses half a volt, of either sign."""
     z = stream(10.0).copy()

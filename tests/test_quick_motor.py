@@ -49,6 +49,7 @@ def slow(
 
 @pytest.mark.parametrize("name", list(MOTORS))
 @pytest.mark.parametrize("dt", [1e-3, 1e-2])
+@pytest.mark.slow
 def test_the_truth_is_that_of_the_general_solver(name: str, dt: float) -> None:
     plant = motor(name)
     friction, tau = plant.coulomb_friction, plant.mechanical_time_constant

@@ -63,6 +63,7 @@ def chain(runtime: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     assert [process.wait(60) for process in processes] == [0, 0]
 
 
+@pytest.mark.slow
 def test_the_python_subscriber_prints_predictions(chain: str) -> None:
     program = programs("python")[0]
     process = subprocess.Popen([sys.executable, "-uc", program], stdout=subprocess.PIPE, text=True)
@@ -74,6 +75,7 @@ def test_the_python_subscriber_prints_predictions(chain: str) -> None:
 @pytest.mark.skipif(
     not (NODE / "node_modules").exists(), reason="tests/node is not installed: make setup-dev"
 )
+@pytest.mark.slow
 def test_the_node_subscriber_prints_predictions(chain: str) -> None:
     (program,) = programs("js")
     file = NODE / f"readme-{os.getpid()}.mjs"
@@ -86,6 +88,7 @@ def test_the_node_subscriber_prints_predictions(chain: str) -> None:
         file.unlink()
 
 
+@pytest.mark.slow
 def test_the_motor_of_one_s_own_is_heard(runtime: str) -> None:
     program = "drive, read = (lambda: 6.0), (lambda: 90.0)\n" + programs("python")[1]
     process = subprocess.Popen([sys.executable, "-c", program])
@@ -98,6 +101,7 @@ def test_the_motor_of_one_s_own_is_heard(runtime: str) -> None:
     assert all(sample is not None and sample.y == {"speed": 90.0} for sample in got)
 
 
+@pytest.mark.slow
 def test_every_command_and_file_the_readme_names_is_there() -> None:
     text = (ROOT / "README.md").read_text()
     for name in re.findall(r"\]\(([\w/.-]+)[#)]", text):

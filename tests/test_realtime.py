@@ -20,6 +20,8 @@ import pytest
 from twin import Prediction, Subscriber, endpoint
 from twin.service import trainer
 
+pytestmark = pytest.mark.slow
+
 
 def run(program: str, *, unprivileged: bool = False) -> list[str]:
     """The lines that a program prints."""

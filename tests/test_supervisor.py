@@ -17,6 +17,8 @@ import pytest
 from twin.errors import TwinError
 from twin.supervisor import MAX_DEATHS, RESTART_DELAYS_SEC, Child, Supervisor
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:

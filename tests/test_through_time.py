@@ -155,6 +155,7 @@ def test_a_second_way_back_gives_the_same() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.slow
 def test_training_goes_the_same_way(family: str) -> None:
     """Sixty steps of Adam from the same weights on the same samples."""
     rng = np.random.default_rng(5)
