@@ -16,7 +16,7 @@ from tests import own_models
 from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint, load, save
 from twin.config import TrainerConfig
-from twin.errors import CheckpointError, ConfigError
+from twin.errors import CheckpointError, ConfigError, SpecError
 from twin.messages import Sample
 from twin.models import own
 from twin.models.opening import open_model
@@ -167,6 +167,26 @@ def test_what_is_no_model_is_refused_with_advice(text: str, model: str, advice: 
             own.named(model.replace("FILE", str(file)))
     else:
         assert own.named(model.replace("FILE", str(file))).startswith("Net@")
+
+
+@pytest.mark.parametrize(
+    ("body", "advice"),
+    [
+        ("def __init__(self): pass", "cannot be made of 3 and 2"),
+        ("def __init__(self, f, p): pass", "state_size is None"),
+        ("state_size = 1\n  def __init__(self, f, p): pass", "fails on a sample"),
+        (
+            "state_size = 1\n  def __init__(self, f, p): pass\n  def step(self, x, s): return x, s",
+            r"must answer increments \(N, P\) = \(2, 2\)",
+        ),
+    ],
+)
+def test_a_class_is_tried_before_a_stream_begins(body: str, advice: str, tmp_path: Path) -> None:
+    file = tmp_path / "file.py"
+    rest = "step = fit = tensors = load = lambda *a: 1 / 0"
+    file.write_text(f"class Net:\n  {rest}\n  {body}\n")
+    with pytest.raises(SpecError, match=advice):
+        Trainer(SPEC, TrainerConfig(model=f"{file}:Net"), WINDOW)
 
 
 def test_a_class_needs_a_file(monkeypatch: pytest.MonkeyPatch) -> None:

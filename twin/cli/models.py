@@ -86,7 +86,11 @@ def fit(
         typer.Option(help="Sample time, s. Default: from the column t_s."),
     ] = None,
     model: Annotated[
-        str, typer.Option(help="Family of the model, or auto: several are tried, the best is kept.")
+        str,
+        typer.Option(
+            help="Family of the model, FILE.py:CLASS of one of your own, or auto: several are tried, the best "
+            "is kept."
+        ),
     ] = "auto",
     budget: Annotated[str, typer.Option(help="Time that it may take, e.g. 120s or 5m.")] = "120s",
     run_dir: Annotated[

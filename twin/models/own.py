@@ -20,6 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+import numpy as np
+
 from twin.errors import ConfigError, SpecError
 from twin.families import OWN
 
@@ -37,10 +39,12 @@ def named(model: str) -> str:
     if not colon:
         return model
     module = _run(Path(file))
-    made = getattr(module, name, None)
+    made = getattr(module, name or "the class", None)
     if not inspect.isclass(made):
         own = [n for n, a in vars(module).items() if inspect.isclass(a) and a.__module__ == module.__name__]
-        raise ConfigError(f"{file} has no class {name}; it has {', '.join(own) or 'none'}")
+        raise ConfigError(
+            f"{file} has no class {name or 'without a name'}; it has {', '.join(own) or 'none'}"
+        )
     return take(made)
 
 
@@ -82,7 +86,7 @@ def known(family: str) -> type[Any]:
     if others:
         raise SpecError(
             f"its class {name} stood in a file with the hash {digest}, and the file named now has "
-            f"{others[-1].partition(OWN)[2]}: give back that file, or choose another --run-dir"
+            f"{others[-1].partition(OWN)[2]}: name the file that it was trained with, or another run"
         )
     raise SpecError(
         f"it is of the class {name} in a file of your own; name that file: --model FILE.py:{name}"
@@ -96,15 +100,40 @@ def is_torch(made: type[Any]) -> bool:
 
 
 def state_size(family: str, features: int, outputs: int) -> int:
-    """The S that a user's class states.
+    """The S that a user's class states; a model of it is made, and tried on two rows of zeros.
 
     Raises:
-        SpecError: it states none.
+        SpecError: it cannot be made, states no S, or does not answer increments (N, P) and a state (N, S).
     """
-    made = known(family)(features, outputs)
-    size = getattr(made, "state_size", None)
+    made = known(family)
+    name = made.__name__
+    try:
+        model = made(features, outputs)
+    except Exception as error:
+        raise SpecError(
+            f"{name}(features, outputs) cannot be made of {features} and {outputs}: {error}"
+        ) from None
+    size = getattr(model, "state_size", None)
     if not isinstance(size, int) or size < 1:
-        raise SpecError(f"{type(made).__name__}.state_size is {size!r}; give the S of its state, at least 1")
+        raise SpecError(f"{name}.state_size is {size!r}; give the S of its state, at least 1")
+    x, state = np.zeros((2, features), np.float32), np.zeros((2, size), np.float32)
+    try:
+        if is_torch(made):
+            from_numpy = sys.modules["torch"].from_numpy
+            answered = model(from_numpy(x), from_numpy(state))
+        else:
+            answered = model.step(x, state)
+        increments, after = (tuple(part.shape) for part in answered)
+    except Exception as error:
+        raise SpecError(
+            f"{name} fails on a sample (N, F) = {x.shape} and a state (N, S) = {state.shape}: "
+            f"{type(error).__name__}: {error}"
+        ) from None
+    if (increments, after) != ((2, outputs), state.shape):
+        raise SpecError(
+            f"{name} answers {increments} and {after} for N = 2; it must answer increments (N, P) = "
+            f"{(2, outputs)} and the next state (N, S) = {state.shape}"
+        )
     return size
 
 
@@ -120,7 +149,7 @@ def _run(file: Path) -> ModuleType:
     sys.modules[name] = module  # where inspect looks for a class's file
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ConfigError(f"{file} cannot be run: {type(error).__name__}: {error}") from None
     return module
