@@ -88,7 +88,7 @@ def fit(
     model: Annotated[
         str,
         typer.Option(
-            help="Family of the model, FILE.py:CLASS of your own, or auto: several are tried, the best is kept."
+            help="Family of the model, FILE.py:CLASS of yours, or auto: several are tried, the best is kept."
         ),
     ] = "auto",
     budget: Annotated[str, typer.Option(help="Time that it may take, e.g. 120s or 5m.")] = "120s",
