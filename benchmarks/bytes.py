@@ -142,18 +142,19 @@ class Side:
                 self.listener.recv_multipart()
 
 
-def recorded() -> list[Sample]:
-    """Some samples of the default motor."""
+def recorded() -> list[list[float]]:
+    """Rows (F,) of some samples of the default motor."""
     plant = motor()
     voltage, load = signal(default_voltage(plant)), signal(default_load(plant), seed=2)
     stream = simulate(plant, voltage=voltage, load=load, noise=SensorNoise.of(plant), dt=1 / RATE_HZ)
-    return list(islice(stream, 2_000))
+    spec = plant.spec(1 / RATE_HZ)
+    return [row for sample in islice(stream, 2_000) if (row := spec.row(sample)) is not None]
 
 
-def endless(samples: list[Sample]) -> Iterator[Sample]:
-    """Samples over and over, numbered on."""
-    for seq, sample in enumerate(cycle(samples)):
-        yield Sample(seq=seq, t=seq / RATE_HZ, u=sample.u, y=sample.y)
+def endless(rows: list[list[float]]) -> Iterator[Sample]:
+    """Samples with these rows over and over, numbered on."""
+    spec = motor().spec(1 / RATE_HZ)
+    return (spec.sample(seq, row) for seq, row in enumerate(cycle(rows)))
 
 
 def save_models(folder: Path) -> None:
@@ -162,7 +163,7 @@ def save_models(folder: Path) -> None:
     from twin.models.scaling import Scaling
 
     spec = motor().spec(1 / RATE_HZ)
-    z = np.array([spec.row(sample) for sample in recorded()])
+    z = np.array(recorded())
     for family in FAMILIES:
         sizes = {"hidden_size": 32, "taps": 8} if family == "gru" else {}
         model = new_model(family, spec, Scaling.of(z, len(spec.outputs)), seed=1, **sizes)

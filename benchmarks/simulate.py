@@ -50,7 +50,7 @@ RTOL: Final = 1e-6
 """Of `solve_ivp`; `simulate` keeps to 1e-8."""
 COMPARED: Final = 1_000  # samples over which the errors are taken
 
-OWN: Final = "simulate"
+SIMULATE: Final = "simulate"
 IDEAL: Final = "simulate, no noise"
 SOLVE_IVP: Final = ("RK45", "LSODA")
 GYM: Final = "gym-electric-motor"
@@ -76,7 +76,7 @@ def by_gym(plant: DCMotor, voltage: Signal, load: Signal) -> Iterator[Sample]:
     """The same motor as an environment of gym-electric-motor: a duty cycle in, a scaled state out."""
     import gym_electric_motor as gem
 
-    full = plant.rated_voltage
+    spec, full = plant.spec(DT), plant.rated_voltage
     limits = {
         "u": full,
         "i": 4 * plant.stall_current(full),
@@ -111,8 +111,8 @@ def by_gym(plant: DCMotor, voltage: Signal, load: Signal) -> Iterator[Sample]:
     (state, _), _ = environment.reset()
     for k in itertools.count():
         v = voltage(k * DT)
-        y = {"current": float(state[2]) * limits["i"], "speed": float(state[0]) * limits["omega"]}
-        yield Sample(seq=k, t=k * DT, u={"voltage": v}, y=y)
+        current, speed = float(state[2]) * limits["i"], float(state[0]) * limits["omega"]
+        yield spec.sample(k, (v, current, speed))
         (state, _), *_ = environment.step(np.array([v / full]))
 
 
@@ -121,7 +121,7 @@ def rivals() -> dict[str, Callable[[], Iterator[Sample]]]:
     plant = motor()
     stream = (plant, signal(default_voltage(plant)), signal(default_load(plant), seed=2))
     found: dict[str, Callable[[], Iterator[Sample]]] = {
-        OWN: partial(by_simulate, *stream, noise=True),
+        SIMULATE: partial(by_simulate, *stream, noise=True),
         IDEAL: partial(by_simulate, *stream, noise=False),
     }
     for method in SOLVE_IVP:
@@ -159,9 +159,9 @@ def measure(console: Console, *, quick: bool) -> Result:
     exact = [name for name in begin if name.startswith("solve_ivp")]  # what has the same load and no noise
     best = min(exact, key=lambda name: middle[name]["p50"])
     summary = {
-        "simulate_us": middle[OWN]["p50"],
-        "simulate_x_real_time": x_real_time(middle[OWN]["p50"], DT),
-        "simulate_steps_per_s": statistics.median(1e6 / turn["mean"] for turn in found[OWN]),
+        "simulate_us": middle[SIMULATE]["p50"],
+        "simulate_x_real_time": x_real_time(middle[SIMULATE]["p50"], DT),
+        "simulate_steps_per_s": statistics.median(1e6 / turn["mean"] for turn in found[SIMULATE]),
         "simulate_vs_solve_ivp": median_ratio(found[IDEAL], found[best], "p50"),
     }
     details = {

@@ -86,11 +86,9 @@ class Recording:
         return len(self.data)
 
     def __iter__(self) -> Iterator[Sample]:
-        inputs, outputs, dt = self.spec.inputs, self.spec.outputs, self.spec.dt
         for start in range(0, len(self.data), 4096):  # in blocks: lists of a million rows would be large
             for k, row in enumerate(self.data[start : start + 4096].tolist(), start):
-                u = dict(zip(inputs, row, strict=False))
-                yield Sample(seq=k, t=k * dt, u=u, y=dict(zip(outputs, row[len(inputs) :], strict=True)))
+                yield self.spec.sample(k, row)
 
 
 Columns = tuple[NDArray[np.float64] | None, NDArray[np.float64]]

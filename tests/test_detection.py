@@ -14,7 +14,7 @@ from tests.test_twin import broken, checkpoint, follow, following
 from twin.detection import MIN_RESIDUALS, Alarm, Detection
 from twin.kernels import detection as kernel
 from twin.kernels.detection import ALL, NOTHING, RESIDUAL, WIDTH
-from twin.messages import Sample, Spec
+from twin.messages import Spec
 from twin.twin import Twin
 
 SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001, units={"speed": "rad/s"})
@@ -332,10 +332,9 @@ def test_a_twin_counts_its_alarms_and_hands_them_over() -> None:
     twin.catch_up()
     y = np.random.default_rng(0).normal(size=(30_000, 2)) * [0.01, 1.0]
     y[20_000:21_000, 1] += 5.0
-    for k, (current, speed) in enumerate(y.tolist()):
+    for k, measured in enumerate(y.tolist()):
         if not 18_000 <= k < 18_020:  # a gap is no reason for an alarm
-            sample = Sample(seq=k, t=k * SPEC.dt, u={"voltage": 1.0}, y={"current": current, "speed": speed})
-            twin.step(sample)
+            twin.step(SPEC.sample(k, [1.0, *measured]))
     begun, over = twin.pending_alarms
     assert twin.counters.alarms == 1
     assert begun.output == "speed" and begun.kind in ("offset", "spread")

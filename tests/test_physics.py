@@ -25,7 +25,7 @@ from twin.config import TrainerConfig
 from twin.errors import SpecError
 from twin.families import PHYSICAL, motor_columns
 from twin.kernels.motor import PARAMETERS, advance, room
-from twin.messages import Sample, Spec
+from twin.messages import Spec
 from twin.models.identification import guess, identify
 from twin.models.model import Identifies, Model
 from twin.models.opening import new_model
@@ -406,10 +406,11 @@ def test_a_free_run_does_not_adapt() -> None:
 
 
 def trained(z: Array, family: str, at: Sequence[int]) -> tuple[Trainer, list[bool]]:
-    trainer = Trainer(QUBE.spec(DT), TrainerConfig(model=family), 100)
+    spec = QUBE.spec(DT)
+    trainer = Trainer(spec, TrainerConfig(model=family), 100)
     passed = []
-    for seq, (v, i, w) in enumerate(z.tolist()):
-        trainer.observe(Sample(seq=seq, t=seq * DT, u={"voltage": v}, y={"current": i, "speed": w}))
+    for seq, row in enumerate(z.tolist()):
+        trainer.observe(spec.sample(seq, row))
         if seq in at:
             assert trainer.enough().passed
             for share in trainer.refit():

@@ -65,13 +65,7 @@ def trainer(stream: Iterable[Sample] = (), config: TrainerConfig = SMALL, spec: 
 
 def counted(seq: int, epoch: int = 1) -> Sample:
     """A sample whose input says which it is."""
-    return Sample(
-        epoch=epoch,
-        seq=seq,
-        t=seq * DT,
-        u={"voltage": 1e4 * epoch + seq},
-        y={"current": 0.0, "speed": seq % 7},
-    )
+    return SPEC.sample(seq, [1e4 * epoch + seq, 0.0, seq % 7], epoch=epoch)
 
 
 def weights(model: Model | None) -> NDArray[np.float32]:

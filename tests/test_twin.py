@@ -60,10 +60,7 @@ def broken(number: int) -> Checkpoint:
 
 
 def sample(seq: int, epoch: int = 1) -> Sample:
-    u, current, speed = Z[seq % len(Z)].tolist()
-    return Sample(
-        epoch=epoch, seq=seq, t=seq * SPEC.dt, u={"voltage": u}, y={"current": current, "speed": speed}
-    )
+    return SPEC.sample(seq, Z[seq % len(Z)].tolist(), epoch=epoch)
 
 
 def follow(
@@ -523,10 +520,8 @@ def test_whatever_comes_is_answered_by_finite_numbers_or_rejected(
     stream: list[tuple[int, int, float, float, float]],
 ) -> None:
     twin = following(seqs=())
-    for epoch, seq, u, current, speed in stream:
-        answer = twin.step(
-            Sample(epoch=epoch, seq=seq, u={"voltage": u}, y={"current": current, "speed": speed})
-        )
+    for epoch, seq, *row in stream:
+        answer = twin.step(SPEC.sample(seq, row, epoch=epoch))
         twin.catch_up()
         assert answer is None or all(math.isfinite(value) for value in answer.y.values())
         assert np.isfinite(twin.window.view()).all()

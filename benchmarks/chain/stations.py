@@ -35,7 +35,8 @@ from twin.supervisor import die_with_supervisor
 
 SOURCE: Final = "chain"
 SLOWLY: Final = 5e-3  # s between samples before `begin`
-PATIENCE: Final = 60.0  # s for everybody to come
+STATION_TIMEOUT_SEC: Final = 60.0
+"""Without a listener to come, or a prediction, after which a station gives up."""
 DRAIN: Final = 3.0  # s without a prediction after `end`, then the rest is lost
 
 
@@ -61,17 +62,13 @@ def plant(endpoint: str, samples: str, spec: str, count: int, listeners: int) ->
     die_with_supervisor()
     what = unpack(b"spec/" + SOURCE.encode(), Path(spec).read_bytes())
     assert isinstance(what, Spec)
-    z, inputs, dt = np.load(samples).tolist(), len(what.inputs), what.dt
-    values = [
-        (dict(zip(what.inputs, row, strict=False)), dict(zip(what.outputs, row[inputs:], strict=True)))
-        for row in z
-    ]
-    stream = (Sample(seq=k, t=k * dt, u=u, y=y) for k, (u, y) in enumerate(itertools.cycle(values)))
+    rows = itertools.cycle(np.load(samples).tolist())
+    stream = (what.sample(k, row) for k, row in enumerate(rows))
     gc.freeze()
     gc.disable()
     sleep_precisely()
     with Publisher(endpoint, SOURCE) as publisher:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + STATION_TIMEOUT_SEC
         while publisher.wait_for(Sample, listeners, 0.0) < listeners:
             if time.monotonic() > deadline:
                 raise TwinError(f"fewer than {listeners} programs listen to the plant")
@@ -84,7 +81,7 @@ def plant(endpoint: str, samples: str, spec: str, count: int, listeners: int) ->
             publisher.send(next(stream))
         sys.stdin.readline()
         first = next(stream)
-        pacer = Pacer(dt)
+        pacer = Pacer(what.dt)
         publisher.event("begin", "", first=first.seq)
         begun = time.monotonic()
         for sample in itertools.islice(itertools.chain([first], stream), count):
@@ -149,7 +146,7 @@ def _receive(socket: zmq.Socket[bytes]) -> tuple[dict[str, float], dict[str, flo
     begin: dict[str, float] = {}
     end: dict[str, float] = {}
     seen, heard = False, 0
-    socket.rcvtimeo = round(PATIENCE * 1e3)
+    socket.rcvtimeo = round(STATION_TIMEOUT_SEC * 1e3)
     while not end or (stamps[-len(COLUMNS)] < end["last"] and clock() - heard < DRAIN * 1e9):
         try:
             topic = socket.recv()
@@ -157,7 +154,7 @@ def _receive(socket: zmq.Socket[bytes]) -> tuple[dict[str, float], dict[str, flo
         except zmq.Again:
             if end:
                 break
-            raise TwinError(f"nothing was heard for {PATIENCE:g} s") from None
+            raise TwinError(f"nothing was heard for {STATION_TIMEOUT_SEC:g} s") from None
         now = clock()
         if topic == topic_of_answers:
             answer = read(payload)

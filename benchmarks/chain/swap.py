@@ -117,10 +117,9 @@ def course(stretch: Stretch, begun_ns: list[int]) -> dict[str, list[float]]:
 
 def samples() -> Iterator[Sample]:
     """A stream without end; what the values are makes no difference to the time."""
-    names = new_checkpoint().spec.features
-    rows = np.random.default_rng(0).normal(size=(1_000, len(names))).tolist()
-    for k, row in enumerate(itertools.cycle(rows)):
-        yield Sample(seq=k, t=k * DT, u={names[0]: row[0]}, y=dict(zip(names[1:], row[1:], strict=True)))
+    spec = new_checkpoint(DT).spec
+    rows = np.random.default_rng(0).normal(size=(1_000, len(spec.features))).tolist()
+    return (spec.sample(k, row) for k, row in enumerate(itertools.cycle(rows)))
 
 
 def in_one_process(length: int, at_once: bool, swaps: int) -> dict[str, float]:

@@ -87,8 +87,8 @@ def models(size: Size) -> list[Checkpoint]:
 
 def samples(z: Array) -> Iterator[Sample]:
     """The rows (T, 3) as messages."""
-    for k, (voltage, current, speed) in enumerate(z.tolist()):
-        yield Sample(seq=k, t=k * DT, u={"voltage": voltage}, y={"current": current, "speed": speed})
+    spec = motor().spec(DT)
+    return (spec.sample(k, row) for k, row in enumerate(z.tolist()))
 
 
 def following(checkpoint: Checkpoint) -> Twin:

@@ -31,7 +31,7 @@ from benchmarks.subject import Subject, certain, of_predictor
 from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig
-from twin.messages import Sample, Spec
+from twin.messages import Spec
 from twin.trainer import Trainer
 
 SPEC: Final = Spec(inputs=("voltage",), outputs=("speed",), dt=0.02, units={"voltage": "V", "speed": "deg/s"})
@@ -94,8 +94,8 @@ def fitted(z: Array, family: str) -> Checkpoint:
     """A model of the first samples of a recording, by the trainer's own refits."""
     config = TrainerConfig(model=family, horizon=HORIZON)
     trainer = Trainer(SPEC, config, WINDOW)
-    for k, (u, y) in enumerate(z[:LEARNED].tolist()):
-        trainer.observe(Sample(seq=k, t=k * SPEC.dt, u={"voltage": u}, y={"speed": y}))
+    for k, row in enumerate(z[:LEARNED].tolist()):
+        trainer.observe(SPEC.sample(k, row))
     best = None
     for _ in range(1 if family == "arx" else REFITS):
         for _ in trainer.refit():

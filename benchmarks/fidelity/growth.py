@@ -32,7 +32,6 @@ from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig, TwinConfig
 from twin.errors import TwinError
 from twin.families import FAMILIES
-from twin.messages import Sample
 from twin.metrics import fit_percent, rmse
 from twin.trainer import Trainer
 
@@ -59,8 +58,8 @@ def trained(family: str, z: Array, refits: int) -> Checkpoint:
     """
     spec, config = motor().spec(DT), TrainerConfig(model=family, history=len(z) * DT)
     trainer = Trainer(spec, config, TwinConfig().window)
-    for k, (v, i, w) in enumerate(z.tolist()):
-        trainer.observe(Sample(seq=k, t=k * DT, u={"voltage": v}, y={"current": i, "speed": w}))
+    for k, row in enumerate(z.tolist()):
+        trainer.observe(spec.sample(k, row))
     verdict = trainer.enough()
     for _ in range(refits):
         for _ in trainer.refit():

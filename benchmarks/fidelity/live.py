@@ -110,16 +110,7 @@ class Live:
         return errors
 
     def _samples(self, z: Array) -> list[Sample]:
-        names, u = self.spec.features, len(self.spec.inputs)
-        return [
-            Sample(
-                seq=k,
-                t=k * self.spec.dt,
-                u=dict(zip(names[:u], row[:u], strict=True)),
-                y=dict(zip(names[u:], row[u:], strict=True)),
-            )
-            for k, row in enumerate(z.tolist(), self.k)
-        ]
+        return [self.spec.sample(k, row) for k, row in enumerate(z.tolist(), self.k)]
 
     def _answer(self, sample: Sample) -> None:
         prediction = self.twin.step(sample)

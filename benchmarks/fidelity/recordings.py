@@ -119,10 +119,7 @@ def stream(case: Case) -> dict[str, Any]:
 
 def samples(z: Array, spec: Spec) -> Iterator[Sample]:
     """The rows as a stream."""
-    inputs = len(spec.inputs)
-    for k, row in enumerate(z.tolist()):
-        u, y = dict(zip(spec.inputs, row, strict=False)), dict(zip(spec.outputs, row[inputs:], strict=True))
-        yield Sample(seq=k, t=k * spec.dt, u=u, y=y)
+    return (spec.sample(k, row) for k, row in enumerate(z.tolist()))
 
 
 def twin_online(z: Array, spec: Spec, horizon: int) -> tuple[Array, Array]:

@@ -42,14 +42,8 @@ CELLS: Final = "torch.gru_cell"
 def chunks(length: int) -> Iterator[list[Sample]]:
     """A stream of so many samples, `CHUNK` at a time, so that none is made while the clock runs."""
     rows = samples(CHUNK, seed=4).tolist()
-    names = SPEC.inputs + SPEC.outputs
     for first in range(0, length, CHUNK):
-        messages = []
-        for seq, row in enumerate(rows, first):
-            values = dict(zip(names, row, strict=True))
-            u, y = ({name: values[name] for name in side} for side in (SPEC.inputs, SPEC.outputs))
-            messages.append(Sample(seq=seq, t=seq * SPEC.dt, u=u, y=y))
-        yield messages
+        yield [SPEC.sample(seq, row) for seq, row in enumerate(rows, first)]
 
 
 def twin_stream(length: int) -> dict[str, float]:

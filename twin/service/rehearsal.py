@@ -13,7 +13,7 @@ import numpy as np
 
 from twin.config import TrainerConfig
 from twin.errors import TwinError
-from twin.messages import Sample, Spec
+from twin.messages import Spec
 
 HORIZON_SAMPLES: Final = 10
 """Samples of free run in the segments of a rehearsal."""
@@ -53,8 +53,8 @@ def rehearse(spec: Spec, asked: TrainerConfig, adapt: bool) -> None:
     segment, period = window + HORIZON_SAMPLES, PERIOD_SAMPLES * spec.dt
     small = {"horizon": HORIZON_SAMPLES, "steps": 2, "batch": 4, "period": period, "history": 100 * period}
     trainer = Trainer(spec, asked.model_copy(update=small), window, adapt=adapt)
-    for seq, (u, y) in enumerate(movement(spec, 2 * (PERIOD_SAMPLES + 3 * segment))):
-        trainer.observe(Sample(seq=seq, t=seq * spec.dt, u=u, y=y))
+    for seq, row in enumerate(movement(spec, 2 * (PERIOD_SAMPLES + 3 * segment))):
+        trainer.observe(spec.sample(seq, row))
         if trainer.due:
             with suppress(TwinError, ArithmeticError, ValueError, RuntimeError, OSError):
                 for _ in trainer.turn():
@@ -69,8 +69,8 @@ def some_spec(motor: bool, inputs: int, outputs: int) -> Spec:
     return Spec(inputs=tuple(u), outputs=tuple(y), dt=1e-3)
 
 
-def movement(spec: Spec, count: int) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
-    """Inputs and outputs of a plant that follows random steps as a motor does: the inputs drive the first
+def movement(spec: Spec, count: int) -> Iterator[list[float]]:
+    """Rows (F,) of a plant that follows random steps as a motor does: the inputs drive the first
     output, which moves the second and is held back by it; the others lag behind."""
     random = np.random.default_rng(1)
     u, y = np.zeros(len(spec.inputs)), np.zeros(len(spec.outputs))
@@ -82,7 +82,4 @@ def movement(spec: Spec, count: int) -> Iterator[tuple[dict[str, float], dict[st
         y[1:2] += 0.02 * before[0]
         y[2:] += 0.1 * (before[1:-1] - before[2:])
         seen = y + 1e-3 * random.normal(size=len(y))
-        yield (
-            dict(zip(spec.inputs, u.tolist(), strict=True)),
-            dict(zip(spec.outputs, seen.tolist(), strict=True)),
-        )
+        yield [*u.tolist(), *seen.tolist()]
