@@ -92,7 +92,7 @@ class LoadStatistics:
 
 
 class Floor:
-    """The best observer of a motor, fed with the samples that the twin gets.
+    """The best observer of a motor, fed with the samples (T, 3) that the twin gets.
 
     `jumps` is the number of hypotheses of a jump of the load; 8 samples show any that matters.
 
@@ -109,13 +109,10 @@ class Floor:
         noise: SensorNoise,
         load: LoadStatistics,
         *,
-        scenario: Scenario | None = None,
         jumps: int = 0,
     ) -> None:
         self.dt = dt
-        self.scenario = scenario or Scenario()
-        self._motor, self._drifted = motor, dict[str, float]()
-        self._p = row(motor)
+        self._motor, self._p = motor, row(motor)
         full = motor.stall_current(motor.rated_voltage), motor.rated_voltage / motor.back_emf
         quantum = 2 * noise.current_range / 2**noise.current_bits if noise.current_bits else 0.0
         uniform = quantum**2 / 12  # variance of rounding
@@ -135,9 +132,6 @@ class Floor:
         self._bank = np.zeros((jumps, 5))  # of each hypothesis: f (3), information, projection
         self._bank[:, 3] = -1.0  # no hypothesis yet
         self._head = np.zeros(1, np.int64)
-        self._last: Sample | None = None
-        self._z = np.empty((1, 3))
-        self._squares = np.full((KEPT_SAMPLES, 2), np.nan)
         self.errors(np.empty((0, 3)))  # compiles, or loads what was compiled: not with the first sample
 
     @property
@@ -160,18 +154,30 @@ class Floor:
         follow(self._p, self._r, self._encoder, self._load, self.dt, np.ascontiguousarray(z), *state, errors)
         return errors
 
+
+class StreamFloor:
+    """The errors of a `Floor` over the last samples of a stream; it is told what the scenario changes."""
+
+    def __init__(self, floor: Floor, scenario: Scenario | None = None) -> None:
+        self.floor = floor
+        self.scenario = scenario or Scenario()
+        self._motor, self._drifted = floor.motor, dict[str, float]()
+        self._last: Sample | None = None
+        self._z = np.empty((1, 3))
+        self._squares = np.full((KEPT_SAMPLES, 2), np.nan)
+
     def observe(self, sample: Sample) -> None:
         """Take in a sample of the stream; over samples that are missing the last voltage is held."""
         last, motor = self._last, self._motor
         if (now := self.scenario.parameters(motor, sample.t)) != self._drifted:
-            self._p, self._drifted = row(replace(motor, **now)), now  # type: ignore[arg-type]
+            self.floor.motor, self._drifted = replace(motor, **now), now  # type: ignore[arg-type]
         continues = last is None or sample.seq == last.seq + 1
         if last is not None and not continues:
             for seq in range(last.seq + 1, sample.seq):
                 self._z[0] = last.u["voltage"], math.nan, math.nan
-                self._squares[seq % KEPT_SAMPLES] = self.errors(self._z)[0]
+                self._squares[seq % KEPT_SAMPLES] = self.floor.errors(self._z)[0]
         self._z[0] = sample.u["voltage"], sample.y["current"], sample.y["speed"]
-        error = self.errors(self._z)[0]
+        error = self.floor.errors(self._z)[0]
         self._squares[sample.seq % KEPT_SAMPLES] = error**2 if last is not None and continues else math.nan
         self._last = sample
 

@@ -16,9 +16,12 @@ import pytest
 import zmq
 
 from twin.address import endpoint, is_loopback, runtime_dir
-from twin.bus import MAX_AHEAD_MESSAGES, Publisher, Subscriber
+from twin.bus import Publisher, Subscriber
 from twin.errors import BusError
 from twin.messages import Event, Message, Sample, Spec, pack
+from twin.receipts import MAX_AHEAD_MESSAGES
+
+SPEC = Spec(inputs=("voltage",), outputs=("speed",), dt=0.001)
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +30,7 @@ def own_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sample(seq: int) -> Sample:
-    return Sample(seq=seq, t=seq * 0.001, u={"voltage": 1.0}, y={"speed": 2.0})
+    return SPEC.sample(seq, [1.0, 2.0])
 
 
 @pytest.fixture
@@ -300,7 +303,7 @@ def test_kinds_are_checked(publisher: Publisher) -> None:
     with Subscriber(publisher.endpoint, ["sample/motor-1", "spec/motor-1"], Spec) as specs:
         publisher.wait_for(Spec, 1, 30)
         publisher.send(sample(0))
-        publisher.send(Spec(inputs=("voltage",), outputs=("speed",), dt=0.001))
+        publisher.send(SPEC)
         got: Message | None = specs.recv(20)
         assert isinstance(got, Spec)
         assert specs.rejected == 1

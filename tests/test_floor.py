@@ -11,7 +11,7 @@ from scipy.linalg import solve_discrete_are
 
 from simulators import MOTORS, Scenario, SensorNoise, default_load, motor, signal
 from simulators.exact import advance, row, tangent, transition
-from simulators.floor import Floor, LoadStatistics
+from simulators.floor import Floor, LoadStatistics, StreamFloor
 from simulators.quick_motor import quick
 from twin.messages import Sample
 
@@ -26,10 +26,7 @@ def rms(errors: Array) -> Array:
 
 
 def samples(z: Array) -> list[Sample]:
-    return [
-        Sample(seq=k, t=k * DT, u={"voltage": v}, y={"current": i, "speed": w})
-        for k, (v, i, w) in enumerate(z.tolist())
-    ]
+    return [motor().spec(DT).sample(k, row) for k, row in enumerate(z.tolist())]
 
 
 def test_of_a_linear_motor_it_is_the_exact_filter() -> None:
@@ -121,7 +118,7 @@ def test_it_takes_a_stream_sample_by_sample_and_over_gaps() -> None:
     z = quick(plant, 4000).z
     known = LoadStatistics.of_signal(signal(default_load(plant), 2), DT)
     at_once = Floor(plant, DT, SensorNoise.of(plant), known).errors(z)
-    floor = Floor(plant, DT, SensorNoise.of(plant), known)
+    floor = StreamFloor(Floor(plant, DT, SensorNoise.of(plant), known))
     stream = samples(z)
     for sample in stream[:3000]:
         floor.observe(sample)
@@ -137,8 +134,9 @@ def test_it_knows_what_changes() -> None:
     scenario = Scenario.parse("[[drift]]\nparameter='resistance'\nfactor=1.4\nat=2.0\n")
     z = quick(plant, 6000, changes=[(2000, replace(plant, resistance=1.4 * plant.resistance))]).z
     known = LoadStatistics.of_signal(signal(default_load(plant), 2), DT)
-    knowing = Floor(plant, DT, SensorNoise.of(plant), known, scenario=scenario)
-    ignorant = Floor(plant, DT, SensorNoise.of(plant), known)
+    knowing, ignorant = (
+        StreamFloor(Floor(plant, DT, SensorNoise.of(plant), known), story) for story in (scenario, None)
+    )
     for sample in samples(z):
         knowing.observe(sample)
         ignorant.observe(sample)

@@ -11,17 +11,16 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
+from twin.comparison import KEPT_SAMPLES, Comparison
 from twin.dashboard import Dashboard
 from twin.messages import Event, Prediction, Sample, Spec, pack
-from twin.monitor import KEPT_SAMPLES, RECENT_SAMPLES, Monitor
+from twin.monitor import RECENT_SAMPLES, Monitor
 
 SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
 
 
 def sample(seq: int, current: float = 0.0, speed: float = 0.0, epoch: int = 1) -> Sample:
-    return Sample(
-        epoch=epoch, seq=seq, t=seq * 0.001, u={"voltage": 2.0 * seq}, y={"current": current, "speed": speed}
-    )
+    return SPEC.sample(seq, [2.0 * seq, current, speed], epoch=epoch)
 
 
 def prediction(seq: int, current: float = 0.0, speed: float = 0.0, model: int = 1) -> Prediction:
@@ -51,7 +50,7 @@ def fed(count: int, off: float = 0.5, first: int = 0) -> Monitor:
 
 
 def test_errors_are_those_of_what_was_expected_of_each_sample() -> None:
-    figures = fed(200).one_step(100)
+    figures = fed(200).comparison.one_step(100)
     y = np.array([wave(seq) for seq in range(99, 200)])
     held = np.sqrt(np.mean(np.diff(y, axis=0) ** 2, axis=0))
     for name, persistence in zip(SPEC.outputs, held, strict=True):
@@ -65,29 +64,29 @@ def test_errors_are_taken_over_the_last_samples_only() -> None:
     for seq in range(100, 150):
         monitor.observe(prediction(seq, *wave(seq + 1)))
         monitor.observe(sample(seq, *wave(seq)))
-    assert monitor.one_step(49)["speed"]["rmse"] == pytest.approx(0.0)
-    assert monitor.one_step(60)["speed"]["rmse"] > 1
+    assert monitor.comparison.one_step(49)["speed"]["rmse"] == pytest.approx(0.0)
+    assert monitor.comparison.one_step(60)["speed"]["rmse"] > 1
 
 
 def test_what_was_not_seen_has_no_error() -> None:
     monitor = Monitor(SPEC)
-    assert monitor.one_step(10) == {}
+    assert monitor.comparison.one_step(10) == {}
     for seq in (*range(50), *range(60, 100)):
         monitor.observe(sample(seq, *wave(seq)))
         if seq != 80:  # a prediction that never came
             current, speed = wave(seq + 1)
             monitor.observe(prediction(seq, current + 0.5, speed + 0.5))
-    seqs, whole = monitor._span(1_000)
+    seqs, whole = monitor.comparison.pairs(1_000)
     assert seqs[~whole].tolist() == [*range(50, 61), 81]
-    assert monitor.one_step(1_000)["speed"]["rmse"] == pytest.approx(0.5)
+    assert monitor.comparison.one_step(1_000)["speed"]["rmse"] == pytest.approx(0.5)
 
 
 def test_the_rings_go_round() -> None:
     first = KEPT_SAMPLES - 500
     monitor = fed(1_000, first=first)
-    assert monitor.one_step(900)["current"]["rmse"] == pytest.approx(0.5)
-    assert len(monitor._span(10 * KEPT_SAMPLES)[0]) == 999
-    assert monitor.stretch(KEPT_SAMPLES - 2, KEPT_SAMPLES + 2)[:, 0].tolist() == [
+    assert monitor.comparison.one_step(900)["current"]["rmse"] == pytest.approx(0.5)
+    assert len(monitor.comparison.pairs(10 * KEPT_SAMPLES)[0]) == 999
+    assert monitor.comparison.stretch(KEPT_SAMPLES - 2, KEPT_SAMPLES + 2)[:, 0].tolist() == [
         2.0 * seq for seq in range(KEPT_SAMPLES - 2, KEPT_SAMPLES + 2)
     ]
 
@@ -97,8 +96,8 @@ def test_a_plant_that_begins_anew_is_not_mixed_with_the_one_before() -> None:
     for seq in range(50):
         monitor.observe(sample(seq, *wave(seq), epoch=5))
         monitor.observe(prediction(seq, *wave(seq + 1)))
-    assert monitor.samples == 350 and monitor.last_seq == 49
-    assert monitor.one_step(1_000)["speed"]["rmse"] == pytest.approx(0.0)
+    assert monitor.samples == 350 and monitor.comparison.last_seq == 49
+    assert monitor.comparison.one_step(1_000)["speed"]["rmse"] == pytest.approx(0.0)
 
 
 def test_counters_are_summed_over_the_starts_of_the_twin() -> None:
@@ -131,7 +130,7 @@ def test_latency_is_from_sample_sent_to_prediction_received() -> None:
 
 def test_free_runs_begin_warm_in_the_last_quarter_and_do_not_overlap() -> None:
     monitor = fed(1_000)
-    assert monitor.segments(horizon=50, window=20) == [(1, first) for first in range(750, 951, 50)]
+    assert monitor.comparison.segments(horizon=50, window=20) == [(1, first) for first in range(750, 951, 50)]
 
 
 def test_free_runs_keep_clear_of_gaps_and_fit_into_a_short_run() -> None:
@@ -140,12 +139,12 @@ def test_free_runs_keep_clear_of_gaps_and_fit_into_a_short_run() -> None:
         if seq != 165:
             monitor.observe(sample(seq, *wave(seq)))
         monitor.observe(prediction(seq, *wave(seq + 1), model=seq // 100))
-    assert monitor.segments(horizon=10, window=10) == [(1, 150), (1, 180), (1, 190)]
+    assert monitor.comparison.segments(horizon=10, window=10) == [(1, 150), (1, 180), (1, 190)]
     # model 1 answers from sample 101 on, warmed by ten more; after the gap it has seen what came after it
-    assert [monitor.seen_from(1, first, window=10) for first in (150, 180, 190)] == [91, 166, 166]
-    assert monitor.seen_from(0, 101, window=10) == 0
-    assert fed(30).segments(horizon=50, window=20) == []
-    assert fed(100).segments(horizon=50, window=20) == [(1, 50)]
+    assert [monitor.comparison.seen_from(1, first, window=10) for first in (150, 180, 190)] == [91, 166, 166]
+    assert monitor.comparison.seen_from(0, 101, window=10) == 0
+    assert fed(30).comparison.segments(horizon=50, window=20) == []
+    assert fed(100).comparison.segments(horizon=50, window=20) == [(1, 50)]
 
 
 def test_free_run_fit_joins_the_runs() -> None:
@@ -153,8 +152,8 @@ def test_free_run_fit_joins_the_runs() -> None:
         return np.repeat(np.array(values)[:, None], 2, axis=1)
 
     runs = [(column(0, 1), column(0, 1)), (column(2, 3), column(2, 2))]
-    assert Monitor(SPEC).free_run_fit([]) == {}
-    fit = Monitor(SPEC).free_run_fit(runs)
+    assert Comparison(SPEC).free_run_fit([]) == {}
+    fit = Comparison(SPEC).free_run_fit(runs)
     assert fit == pytest.approx(dict.fromkeys(SPEC.outputs, 100 * (1 - 1 / math.sqrt(5))))
 
 
@@ -215,25 +214,27 @@ def test_messages_of_other_signals_are_left_out() -> None:
     monitor = fed(10)
     monitor.observe(Sample(epoch=9, seq=0, u={"u": 1.0}, y={"y": 1.0}))
     monitor.observe(Prediction(seq=0, y={"y": 1.0}, residual={}, model=0, status="unestimated"))
-    assert (monitor.samples, monitor.predictions, monitor.last_seq) == (10, 10, 9)
+    assert (monitor.samples, monitor.times.count, monitor.comparison.last_seq) == (10, 10, 9)
 
 
 def test_memory_is_bounded() -> None:
+    def sizes(monitor: Monitor) -> dict[str, int]:
+        kept = vars(monitor.comparison) | vars(monitor.times) | vars(monitor.times.all)
+        return {name: value.nbytes for name, value in kept.items() if isinstance(value, np.ndarray)}
+
     monitor = fed(10)
-    sizes = {name: value.nbytes for name, value in vars(monitor).items() if isinstance(value, np.ndarray)}
-    assert sum(sizes.values()) < 40e6
+    before = sizes(monitor)
+    assert 10e6 < sum(before.values()) < 40e6
     for seq in range(10, 3_000):
         monitor.observe(sample(seq))
         monitor.observe(prediction(seq))
-    assert sizes == {
-        name: value.nbytes for name, value in vars(monitor).items() if isinstance(value, np.ndarray)
-    }
+    assert sizes(monitor) == before
 
 
 def test_an_output_that_does_not_vary_has_no_fit() -> None:
     """Minus infinity is no JSON."""
     still = np.zeros((5, 2))
-    assert Monitor(SPEC).free_run_fit([(still, still + 1.0)]) == {}
+    assert Comparison(SPEC).free_run_fit([(still, still + 1.0)]) == {}
 
 
 def test_the_report_tells_when_the_first_model_answered_and_how_slow_the_first_minute_was() -> None:

@@ -8,8 +8,6 @@ directory that only this user can enter. This module and `requests` alone know Z
 from __future__ import annotations
 
 import contextlib
-import secrets
-import struct
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -32,17 +30,13 @@ from twin.messages import (
     topic,
     unpack,
 )
+from twin.receipts import Readers, Receipts
 
 QUEUE_MESSAGES: Final = 60_000
 """Messages kept for a subscriber that does not read: a minute at 1 kHz, about 20 MB at the most."""
-MAX_AHEAD_MESSAGES: Final = 64
-"""Samples or predictions that a lossless publisher may be ahead of its slowest lossless subscriber."""
 _READER_TIMEOUT_SEC: Final = 30.0  # without a receipt; then such a subscriber is no longer waited for
 _MAX_INBOUND: Final = 64 * MAX_FRAME  # libzmq hangs up on longer frames; shorter ones are refused by unpack
 _STREAMS: Final = (Sample, Prediction)
-_READ: Final = b"\x02"  # first byte of a receipt; 0 and 1 are libzmq's own, for subscriptions
-_FAREWELL: Final = b"\x03"  # then the name of the reader that leaves
-_RECEIPT: Final = struct.Struct("<8sQQ")  # who read, the publisher's epoch, the seq read last
 
 M = TypeVar("M", bound=Message)
 
@@ -67,10 +61,8 @@ class Publisher:
         self._topics: dict[type[Message], bytes] = {}
         self._listeners: Counter[str] = Counter()  # by topic
         self._newcomers: list[str] = []  # topics
-        self._lossless = lossless
         self._stop = stop
-        self._readers: dict[bytes, int] = {}  # lossless subscribers, and the seq each has read
-        self._expected = 0  # how many of them
+        self._readers = Readers() if lossless else None
         check_port(endpoint)
         self._address = Address(endpoint)
         self._context = zmq.Context()
@@ -95,28 +87,22 @@ class Publisher:
         message = replace(message, epoch=self.epoch, sent_ns=time.monotonic_ns())
         self._socket.send(name, zmq.SNDMORE)
         self._socket.send(pack(message))
-        if self._lossless and kind in _STREAMS:
-            self._hold(message.seq)
+        if self._readers and kind in _STREAMS:
+            self._hold(message.seq, self._readers)
 
     def send_frame(self, topic: bytes, payload: bytes | memoryview) -> None:
         """Send what is packed and stamped already; a lossless publisher does not wait for it."""
         self._send(topic, zmq.SNDMORE)
         self._send(payload)
 
-    def _hold(self, seq: int) -> None:
+    def _hold(self, seq: int, readers: Readers) -> None:
         """Wait until every lossless subscriber has read what was sent `MAX_AHEAD_MESSAGES` ago."""
         deadline = time.monotonic() + _READER_TIMEOUT_SEC
-        while not self._stop and (
-            len(self._readers) < self._expected
-            or any(seq - read >= MAX_AHEAD_MESSAGES for read in self._readers.values())
-        ):
+        while not self._stop and readers.behind(seq):
             self._socket.poll(100)
             self._hear()
             if time.monotonic() > deadline:
-                self._readers = {
-                    who: read for who, read in self._readers.items() if seq - read < MAX_AHEAD_MESSAGES
-                }
-                self._expected = len(self._readers)
+                readers.give_up(seq)
 
     def event(self, name: str, text: str, t: float = 0.0, **figures: float) -> None:
         """Send an event."""
@@ -138,13 +124,8 @@ class Publisher:
                 self._newcomers.append(name)
             elif frame[:1] == b"\x00":
                 self._listeners[name] -= 1
-            elif frame[:1] == _FAREWELL:
-                self._readers.pop(frame[1:], None)
-                self._expected = max(0, self._expected - 1)
-            elif frame[:1] == _READ and len(frame) == 1 + _RECEIPT.size:
-                who, epoch, seq = _RECEIPT.unpack_from(frame, 1)
-                if epoch == self.epoch:
-                    self._readers[who] = seq
+            elif self._readers:
+                self._readers.hear(frame, self.epoch)
 
     def wait_for(self, kind: type[Message], count: int, timeout: float) -> int:
         """Wait until `count` programs listen to a kind, or `timeout` seconds; returns how many do."""
@@ -155,7 +136,8 @@ class Publisher:
             found = sum(n for prefix, n in self._listeners.items() if name.startswith(prefix))
             # a subscriber that connects anew is for a moment there twice: ask again before believing it
             if found == before and (found >= count or self._stop or time.monotonic() > deadline):
-                self._expected = found
+                if self._readers:
+                    self._readers.expected = found
                 return found
             before = found
             time.sleep(0.02)
@@ -211,8 +193,7 @@ class Subscriber(Generic[M]):
         self._exact = {name.encode() for name in names if not name.endswith("/")}
         self._prefixes = tuple(name.encode() for name in names if name.endswith("/"))
         self._timeout_ms = -1
-        self._name = secrets.token_bytes(8)
-        self._receipted: dict[int, int] | None = {} if lossless else None  # epoch: the seq last receipted
+        self._receipts = Receipts() if lossless else None
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.XSUB)  # a SUB that can also send
         self._socket.linger = 0
@@ -289,8 +270,8 @@ class Subscriber(Generic[M]):
         message = unpack(name, payload)
         if not isinstance(message, self._kind):
             raise MessageError(f"a {type(message).__name__} where a {self._kind.__name__} was asked for")
-        if self._receipted is not None:
-            self._send_receipt(message)
+        if self._receipts and type(message) in _STREAMS and self._receipts.due(message.epoch, message.seq):
+            self._socket.send(self._receipts.receipt(message.epoch, message.seq))
         return message
 
     def _refuse(self, error: MessageError) -> None:
@@ -300,16 +281,6 @@ class Subscriber(Generic[M]):
     def _set_timeout(self, milliseconds: int) -> None:
         if milliseconds != self._timeout_ms:
             self._socket.rcvtimeo = self._timeout_ms = milliseconds
-
-    def _send_receipt(self, message: Message) -> None:
-        """Send a receipt for a publisher's first message, then four times in `MAX_AHEAD_MESSAGES`."""
-        assert self._receipted is not None
-        receipted = self._receipted.get(message.epoch)
-        if isinstance(message, _STREAMS) and (
-            receipted is None or message.seq - receipted >= MAX_AHEAD_MESSAGES // 4
-        ):
-            self._receipted[message.epoch] = message.seq
-            self._socket.send(_READ + _RECEIPT.pack(self._name, message.epoch, message.seq))
 
     def latest(self) -> M | None:
         """The newest message at hand, older ones skipped; None when there is none. Never waits."""
@@ -332,7 +303,7 @@ class Subscriber(Generic[M]):
         Messages on their way at that moment are lost. So a lossless subscriber, for which silence is usual,
         does not reconnect.
         """
-        if self._receipted is not None:
+        if self._receipts:
             return
         for address in self._endpoints:
             with contextlib.suppress(zmq.ZMQError):
@@ -341,9 +312,9 @@ class Subscriber(Generic[M]):
 
     def close(self) -> None:
         """Stop listening, and let lossless publishers know."""
-        if self._receipted is not None:
-            self._socket.send(_FAREWELL + self._name)
-        self._socket.close(linger=200 if self._receipted is not None else 0)  # ms
+        if self._receipts:
+            self._socket.send(self._receipts.farewell)
+        self._socket.close(linger=200 if self._receipts else 0)  # ms
         self._context.term()
 
     def __enter__(self) -> Self:

@@ -92,9 +92,9 @@ def open_plant(config: Config) -> Source:
     )
 
     def floor() -> Floor:
-        from simulators.floor import Floor, LoadStatistics
+        from simulators.floor import Floor, LoadStatistics, StreamFloor
 
-        return Floor(motor, dt, noise, LoadStatistics.of_signal(load, dt), scenario=story)
+        return StreamFloor(Floor(motor, dt, noise, LoadStatistics.of_signal(load, dt)), story)
 
     return Source(
         motor.spec(dt), samples, lambda after, until: [c.text for c in story.between(after, until)], floor

@@ -32,6 +32,7 @@ more than an innovation of `MAX_INNOVATION_SIGMA` standard deviations would.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -118,6 +119,49 @@ def prior(layout: Layout, readout: npt.NDArray[Any], increments: npt.NDArray[Any
     return covariance + np.diag(variances)
 
 
+@dataclass
+class Coefficients:
+    """What one readout has learned."""
+
+    delta: Array
+    """δ (P, n): changes of its coefficients since the checkpoint."""
+    covariance: Array
+    """(n, n) of the rows of δ."""
+    variance: Array
+    """(P,) of its innovations."""
+
+    def copy(self) -> Coefficients:
+        """In memory of its own."""
+        return Coefficients(self.delta.copy(), self.covariance.copy(), self.variance.copy())
+
+
+@dataclass
+class Trial:
+    """The newest comparison of a readout that learns anew with the one before it."""
+
+    count: int = 0
+    """Its number: so many changes were found."""
+    age: int = 10 * TRIAL_SAMPLES
+    """Samples since it began."""
+    threshold: float = PLANT_CHANGE_RATIO
+    """Smoothed square of the innovations above which the next one begins."""
+    raised: float = 0.0
+    """The same, if this one shows that nothing had changed."""
+    errors: Array = field(default_factory=lambda: np.zeros(2))
+    """Squared errors so far: of the readout that learns anew and of the one before."""
+
+    @property
+    def on(self) -> bool:
+        """Whether it is still going on."""
+        return self.age <= TRIAL_SAMPLES
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ends with this sample, and the new readout is not clearly better."""
+        new, old = self.errors
+        return self.age == TRIAL_SAMPLES and bool(MAX_TRIAL_ERROR_RATIO * old < new)
+
+
 class Readout:
     """What has been learned since the checkpoint: δ, P, and the state of change detection and selection.
 
@@ -127,56 +171,56 @@ class Readout:
 
     def __init__(self, prior: Array, outputs: int, taps: int, one: int) -> None:
         self.prior, self.taps, self.one = prior, taps, one
-        self.p, self.p_before = prior.copy(), prior.copy()
-        self.delta, self.delta_before = np.zeros((2, outputs, len(prior)))
-        self.variance, self.variance_before = np.ones((2, outputs))
+        self.learning = Coefficients(np.zeros((outputs, len(prior))), prior.copy(), np.ones(outputs))
+        self.before = self.learning.copy()
+        """As they were when the trial began."""
+        self.trial = Trial()
         # of the checkpoint's readout, the learning one and the one before the trial
         self.recent = np.full((3, outputs), FIRST_RECENT_ERROR)
         self.recent[0] = 1
         self.chosen = np.zeros(outputs, int)
         self.square = np.ones(outputs)
-        self.age = 10 * TRIAL_SAMPLES  # samples since the last change
-        self.threshold, self.next_threshold = PLANT_CHANGE_RATIO, 0.0
-        self.trial = np.zeros(2)  # errors: of the learning readout and of the one before
         self.innovation = np.zeros(outputs)
         """After `learn`, the innovations (P,) with which the next φ ends."""
-        self.changes = 0
 
     def answer(self, phi: Array) -> Array:
         """The corrections (3, P) of the three readouts; `chosen` says which of them each output takes."""
-        return np.stack([np.zeros(len(self.delta)), self.delta @ phi, self.delta_before @ phi])
+        return np.stack([np.zeros(len(self.chosen)), self.learning.delta @ phi, self.before.delta @ phi])
 
     def learn(self, phi: Array, errors: Array) -> None:
         """Take errors (3, P), measurement - answer, of the answers to φ."""
-        self.age += 1
+        self.trial.age += 1
         self._score(errors)
-        gain = self.p @ phi
+        new = self.learning
+        gain = new.covariance @ phi
         spread = 1 + phi @ gain
-        self.square += SQUARE_WEIGHT * (errors[1] ** 2 / (self.variance * spread) - self.square)
-        if self.age > TRIAL_SAMPLES and self.square.max() > self.threshold:
+        self.square += SQUARE_WEIGHT * (errors[1] ** 2 / (new.variance * spread) - self.square)
+        if not self.trial.on and self.square.max() > self.trial.threshold:
             self._begin_trial()
-        limit = MAX_INNOVATION_SIGMA * np.sqrt(self.variance * spread)
+        limit = MAX_INNOVATION_SIGMA * np.sqrt(new.variance * spread)
         self.innovation = np.clip(errors[1], -limit, limit) / spread
         keep = 1 - 1 / MEMORY_SAMPLES
-        self.delta = keep * (self.delta + np.outer(self.innovation, gain))
-        self.p = keep**2 * (self.p - np.outer(gain, gain) / spread) + (1 - keep**2) * self.prior
-        weight = max(VARIANCE_WEIGHT, 1 / (20 + self.age))
-        self.variance += weight * (np.minimum(self.innovation**2 * spread, 9 * self.variance) - self.variance)
-        constant = self.p[self.one, self.one] + OFFSET_WALK_VARIANCE
+        new.delta = keep * (new.delta + np.outer(self.innovation, gain))
+        seen = new.covariance - np.outer(gain, gain) / spread
+        new.covariance = keep**2 * seen + (1 - keep**2) * self.prior
+        weight = max(VARIANCE_WEIGHT, 1 / (20 + self.trial.age))
+        new.variance += weight * (np.minimum(self.innovation**2 * spread, 9 * new.variance) - new.variance)
+        most = self.prior[self.one, self.one]
+        constant = new.covariance[self.one, self.one] + OFFSET_WALK_VARIANCE
         if self.square.max() > OFFSET_JUMP_RATIO:
-            constant += self.prior[self.one, self.one]
-        self.p[self.one, self.one] = min(constant, 2 * self.prior[self.one, self.one])
-        if self.age < self.taps:
-            self.p = self.prior.copy()
-        if self.age == TRIAL_SAMPLES and MAX_TRIAL_ERROR_RATIO * self.trial[1] < self.trial[0]:
+            constant += most
+        new.covariance[self.one, self.one] = min(constant, 2 * most)
+        if self.trial.age < self.taps:
+            new.covariance = self.prior.copy()
+        if self.trial.failed:
             self._take_back()
 
     def _score(self, errors: Array) -> None:
         """Let each output be answered by the readout that had the smallest recent error."""
         self.recent += RECENT_ERROR_WEIGHT * (errors**2 - self.recent)
-        on_trial = self.age <= TRIAL_SAMPLES
-        if on_trial and 2 * self.age > TRIAL_SAMPLES:
-            self.trial += (errors[1:] ** 2 / self.variance_before).sum(axis=1)
+        on_trial = self.trial.on
+        if on_trial and 2 * self.trial.age > TRIAL_SAMPLES:
+            self.trial.errors += (errors[1:] ** 2 / self.before.variance).sum(axis=1)
         for o, answering in enumerate(self.chosen):
             best = 1 if self.recent[1, o] <= self.recent[0, o] else 0
             if on_trial and self.recent[2, o] < self.recent[best, o]:
@@ -187,18 +231,16 @@ class Readout:
 
     def _begin_trial(self) -> None:
         """Keep what was learned before, and learn anew."""
-        self.changes += 1
-        self.age, self.next_threshold, self.trial = 0, THRESHOLD_RAISE_RATIO * self.square.max(), np.zeros(2)
-        self.delta_before, self.p_before = self.delta.copy(), self.p.copy()
-        self.variance_before = self.variance.copy()
+        raised = THRESHOLD_RAISE_RATIO * float(self.square.max())
+        self.trial = Trial(self.trial.count + 1, 0, self.trial.threshold, raised)
+        self.before = self.learning.copy()
         self.recent[2] = self.recent[1]
         self.chosen[self.chosen == 1] = 2
         self.square[:] = 1
 
     def _take_back(self) -> None:
         """Go back to the readout before the trial."""
-        self.delta, self.p = self.delta_before.copy(), self.p_before.copy()
-        self.variance = self.variance_before.copy()
+        self.learning = self.before.copy()
         self.recent[1] = self.recent[2]
         self.chosen[self.chosen == 2] = 1
-        self.threshold = max(self.threshold, self.next_threshold)
+        self.trial.threshold = max(self.trial.threshold, self.trial.raised)

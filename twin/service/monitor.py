@@ -15,6 +15,7 @@ from twin import service
 from twin.backends.opening import open_predictor
 from twin.bus import Publisher, Subscriber
 from twin.checkpoint import load, path_of
+from twin.comparison import Comparison
 from twin.config import Config
 from twin.errors import CheckpointError
 from twin.messages import Event, Message, Prediction, Sample, Spec
@@ -69,7 +70,7 @@ def finish(config: Config, monitor: Monitor) -> dict[str, Any]:
     horizon = max(round(config.report.free_run / monitor.spec.dt), MIN_FREE_RUN_SAMPLES)
     try:
         directory, twin = service.run_dir(config), config.twin
-        fit = free_run_fit(monitor, directory, horizon, twin.window, twin.adapts)
+        fit = free_run_fit(monitor.comparison, directory, horizon, twin.window, twin.adapts)
     except CheckpointError as error:  # what was measured is worth writing all the same
         service.say(f"no free run in the report: {error}")
         fit = {}
@@ -92,29 +93,29 @@ def finish(config: Config, monitor: Monitor) -> dict[str, Any]:
 
 
 def free_run_fit(
-    monitor: Monitor, directory: Path, horizon: int, window: int, adapt: bool
+    comparison: Comparison, directory: Path, horizon: int, window: int, adapt: bool
 ) -> dict[str, float]:
     """Fit % of free runs over the last quarter of the run, each by the model that answered at its start, with
     what it learns from all samples until then if the twin adapts."""
-    inputs = len(monitor.spec.inputs)
+    inputs = len(comparison.spec.inputs)
     by_model: dict[int, list[int]] = {}
-    for number, first in monitor.segments(horizon, window):
+    for number, first in comparison.segments(horizon, window):
         by_model.setdefault(number, []).append(first)
     runs = []
     for first in by_model.pop(0, ()):  # persistence
-        y = monitor.stretch(first - 1, first + horizon)[:, inputs:]
+        y = comparison.stretch(first - 1, first + horizon)[:, inputs:]
         runs.append((y[1:], np.repeat(y[:1], horizon, axis=0)))
     for number, firsts in by_model.items():
         predictor = open_predictor(load(path_of(directory, number)))
         predictor.adapting = adapt
-        at = monitor.seen_from(number, firsts[0], window)
+        at = comparison.seen_from(number, firsts[0], window)
         for first in firsts:
-            if not monitor.unbroken(at, first):
+            if not comparison.unbroken(at, first):
                 predictor.reset(learned=False)
-                at = monitor.seen_from(number, first, window)
-            seen = monitor.stretch(at, first - 1)
+                at = comparison.seen_from(number, first, window)
+            seen = comparison.stretch(at, first - 1)
             predictor.warm(seen[None].astype(np.float32))
-            z = monitor.stretch(first - 1, first + horizon)
+            z = comparison.stretch(first - 1, first + horizon)
             runs.append((z[1:, inputs:], predictor.free_run(z[:1], z[None, 1:, :inputs])[0]))
             at = first - 1
-    return monitor.free_run_fit(runs)
+    return comparison.free_run_fit(runs)
