@@ -14,7 +14,6 @@ from numba.core.registry import cpu_target
 from numba.core.runtime import rtsys
 
 from twin.checkpoint import Checkpoint, check
-from twin.errors import SpecError
 from twin.families import NETWORK, Sizes, family_of, network_sizes, state_size
 from twin.kernels.adapt import forget, learned_by, open_store, store_of
 from twin.kernels.follow import CALL, TILE, Call, follower
@@ -42,8 +41,6 @@ class Compiled:
     quick: ClassVar[bool] = True
 
     def __init__(self, checkpoint: Checkpoint, rows: int, *, fork: bool = False) -> None:
-        if rows < 1:
-            raise SpecError(f"{rows} rows: a predictor has at least one")
         check(checkpoint)
         self._layout = layout = layout_of(checkpoint.family, checkpoint.sizes)
         # a fork takes the code that is at hand: a twin would wait for other code to be compiled

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from twin.backends.compiled import Compiled
-from twin.backends.compiled_motor import CompiledMotor
+from twin.backends.compiled_motor import CompiledMotor, MotorPredictor
 from twin.checkpoint import Checkpoint, check
 from twin.families import FILTER_SIZE, MOTOR, NETWORK, divided, motor_sizes, network_sizes
 from twin.messages import Spec
-from twin.predictor import check_shape
+from twin.predictor import Predictor, check_shape
 
 
-class CompiledHybrid:
-    """The `Predictor` of both, on Numba."""
+class HybridPredictor:
+    """The `Predictor` of both, one after the other."""
 
-    quick: ClassVar[bool] = True
+    quick: ClassVar[bool]
 
-    def __init__(self, checkpoint: Checkpoint, rows: int, *, fork: bool = False) -> None:
-        check(checkpoint)
-        self._checkpoint = checkpoint
-        of_motor, of_network = parts_of(checkpoint)
-        self._motor = motor = CompiledMotor(of_motor, rows)
-        self._net = net = Compiled(of_network, rows, fork=fork)
-        self.rows, self.number, self.sample, self._y = rows, checkpoint.number, motor.sample, net.y
-        self._call = net.call(motor.answer, 1)
-        self._at = self._call.ctypes.data
+    def __init__(self, checkpoint: Checkpoint, motor: MotorPredictor, net: Predictor) -> None:
+        self._checkpoint, self._motor, self._net = checkpoint, motor, net
+        self.rows, self.number, self.sample = motor.rows, checkpoint.number, motor.sample
+        self._y = np.zeros((motor.rows, len(checkpoint.spec.outputs)), np.float32)
 
     @property
     def adapting(self) -> bool:
@@ -68,24 +63,48 @@ class CompiledHybrid:
     def step(self, z: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Follow one sample z (N, 3), and answer the y (N, 2) expected of the next one."""
         self._motor.step(z)
-        self._net.run(self._at)
+        self._y[...] = self._net.step(self._motor.answer[:, 0])
         return self._y
 
     def free_run(self, z: npt.NDArray[Any], u: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Simulate from z (N, 3) with inputs u (N, T, 1): y (N, T, 2) at the instants of u."""
+        """Simulate from z (N, 3) with inputs u (N, T, 1): y (N, T, 2) at the instants of u; the motor takes
+        the corrected answers for measured."""
         check_shape("z", z, self.sample.shape)
         check_shape("u", u, (self.rows, u.shape[1] if u.ndim == 3 else -1, 1))
-        memory: list[npt.NDArray[Any]] = [self._motor.memory, self._net.memory]
-        kept, adapting = [a.copy() for a in memory], self.adapting
+        memory, state, y, adapting = self._motor.memory.copy(), self._net.state, self._y.copy(), self.adapting
         self.adapting, sample = False, np.array(z, np.float32)
         run = np.empty((self.rows, u.shape[1], 2), np.float32)
         for k in range(u.shape[1]):
             run[:, k] = self.step(sample)
             sample[:, :1], sample[:, 1:] = u[:, k], run[:, k]
-        self.adapting = adapting
-        for place, values in zip(memory, kept, strict=True):
-            place[...] = values
+        self._motor.memory[...], self._net.state, self._y[...], self.adapting = memory, state, y, adapting
         return run
+
+    def take_over(self, other: Self) -> None:
+        """Go on from where the first row of another predictor of the same checkpoint is."""
+        self._motor.take_over(other._motor)
+        self._net.take_over(other._net)
+
+    __reduce__ = MotorPredictor.__reduce__
+
+
+class CompiledHybrid(HybridPredictor):
+    """On Numba: the network's kernel reads the answer of the motor's where it is."""
+
+    quick = True
+
+    def __init__(self, checkpoint: Checkpoint, rows: int, *, fork: bool = False) -> None:
+        of_motor, of_network = parts_of(checkpoint)
+        motor, net = CompiledMotor(of_motor, rows), Compiled(of_network, rows, fork=fork)
+        super().__init__(checkpoint, motor, net)
+        self._y, self._run, self._call = net.y, net.run, net.call(motor.answer, 1)
+        self._at = self._call.ctypes.data
+
+    def step(self, z: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Follow one sample z (N, 3), and answer the y (N, 2) expected of the next one."""
+        self._motor.step(z)
+        self._run(self._at)
+        return self._y
 
     def fork(self, rows: int) -> CompiledHybrid:
         """Another one for N rows, each in the state of the first row of this one, its motor as it is now."""
@@ -93,17 +112,15 @@ class CompiledHybrid:
         other.take_over(self)
         return other
 
-    def take_over(self, other: CompiledHybrid) -> None:
-        """Go on from where the first row of another predictor of the same checkpoint is."""
-        self._motor.take_over(other._motor)
-        self._net.take_over(other._net)
-
-    __reduce__ = Compiled.__reduce__
-
 
 def parts_of(checkpoint: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
     """The motor of a checkpoint that corrects one, and its network, which has the innovations for inputs as
-    well."""
+    well.
+
+    Raises:
+        CheckpointError: tensors that are not those of its family and sizes, or not finite.
+    """
+    check(checkpoint)
     spec, (motor, network) = checkpoint.spec, divided(checkpoint.tensors)
     innovations = tuple(f"innovation.{i}" for i in range(len(spec.outputs)))
     wider = Spec(inputs=(*spec.inputs, *innovations), outputs=spec.outputs, dt=spec.dt)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from twin.checkpoint import Checkpoint, check
-from twin.errors import SpecError
 from twin.families import FILTER_SIZE, MOTOR_UNITS
 from twin.kernels.physics import Motors, follower
 from twin.predictor import check_shape
@@ -17,28 +16,22 @@ from twin.predictor import check_shape
 _PORTION: Final = 1_024  # samples of one call of `warm`: then other threads come to their turn
 
 
-class CompiledMotor:
-    """The `Predictor` of a motor's equations, on Numba."""
+class MotorPredictor:
+    """The `Predictor` of a motor's equations, on filters of some kind."""
 
-    quick: ClassVar[bool] = True
+    quick: ClassVar[bool]
+    kind: ClassVar[type[Motors]]
 
     def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
-        if rows < 1:
-            raise SpecError(f"{rows} rows: a predictor has at least one")
         check(checkpoint)
         self.rows = rows
         self.number = checkpoint.number
         self.adapting = False
         self._checkpoint = checkpoint
-        self._motors = Motors(checkpoint.tensors, rows)
+        self._motors = self.kind(checkpoint.tensors, rows)
         self.sample = self._sample = np.zeros((rows, 3), np.float32)
-        self._run = follower()
+        self._turns = self._motors.turns(self._sample)
         self._y = self._motors.y
-        self._calls = [
-            self._motors.call(self._sample[:, None], self._motors.answer, adapting)
-            for adapting in (False, True)
-        ]
-        self._at = [call.ctypes.data for call in self._calls]
 
     @property
     def parameters(self) -> Mapping[str, tuple[float, float]]:
@@ -70,7 +63,7 @@ class CompiledMotor:
         if z is not self._sample:
             check_shape("z", z, self._sample.shape)
             self._sample[...] = z
-        self._run(self._at[self.adapting])
+        self._turns[self.adapting]()
         return self._y
 
     def free_run(self, z: npt.NDArray[Any], u: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -96,13 +89,13 @@ class CompiledMotor:
         for start in range(0, z.shape[1], _PORTION):
             yield self._motors.follow(z[:, start : start + _PORTION], self.adapting)
 
-    def fork(self, rows: int) -> CompiledMotor:
+    def fork(self, rows: int) -> Self:
         """Another one for N rows, each in the state of the first row of this one, its motor as it is now."""
-        other = CompiledMotor(self._checkpoint, rows)
+        other = type(self)(self._checkpoint, rows)
         other.take_over(self)
         return other
 
-    def take_over(self, other: CompiledMotor) -> None:
+    def take_over(self, other: MotorPredictor) -> None:
         """Go on from where the first row of another predictor of the same checkpoint is."""
         self.memory[...] = other.memory[0]
 
@@ -111,6 +104,13 @@ class CompiledMotor:
             "a predictor works on memory of its own and is not copied or pickled; "
             "open another one of the same checkpoint, and set its state"
         )
+
+
+class CompiledMotor(MotorPredictor):
+    """On Numba."""
+
+    quick = True
+    kind = Motors
 
 
 def prepare() -> None:

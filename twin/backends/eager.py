@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from twin.checkpoint import Checkpoint
-from twin.errors import SpecError
 from twin.models.network import Network
 from twin.models.opening import open_model
 from twin.predictor import Predictor, check_shape
@@ -40,8 +39,6 @@ class Eager:
     quick: ClassVar[bool] = False
 
     def __init__(self, checkpoint: Checkpoint, rows: int, device: str = "cpu") -> None:
-        if rows < 1:
-            raise SpecError(f"{rows} rows: a predictor has at least one")
         self.rows = rows
         self.adapting = False  # without effect
         self.number = checkpoint.number
@@ -52,10 +49,8 @@ class Eager:
         assert isinstance(model, Network)
         self._model = model.eval().requires_grad_(False).to(device)
         self._step = self._model.stepping()
-        self._features = len(checkpoint.spec.features)
-        self._inputs = len(checkpoint.spec.inputs)
         # the sample (N, F), one memory seen by both: NumPy writes into it, torch reads
-        self._host = torch.zeros(rows, self._features, pin_memory=on_device)
+        self._host = torch.zeros(rows, len(checkpoint.spec.features), pin_memory=on_device)
         self.sample: npt.NDArray[np.float32] = self._host.numpy()
         self._z = self._host.to(device)  # on the CPU the same tensor
         self._answer: Tensor | None = None
@@ -84,7 +79,7 @@ class Eager:
 
     def warm(self, z: npt.NDArray[Any]) -> None:
         """Follow samples z (N, T, F) without answering."""
-        check_shape("z", z, (self.rows, z.shape[1] if z.ndim == 3 else -1, self._features))
+        check_shape("z", z, (self.rows, z.shape[1] if z.ndim == 3 else -1, self.sample.shape[1]))
         with torch.inference_mode():
             for start in range(0, z.shape[1], _PORTION):
                 _, self._state = self._model(self._tensor(z[:, start : start + _PORTION]), self._state)
@@ -106,8 +101,9 @@ class Eager:
 
     def free_run(self, z: npt.NDArray[Any], u: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Simulate from z (N, F) with inputs u (N, T, U): y (N, T, P) at the instants of u."""
-        check_shape("z", z, (self.rows, self._features))
-        check_shape("u", u, (self.rows, u.shape[1] if u.ndim == 3 else -1, self._inputs))
+        inputs = len(self._checkpoint.spec.inputs)
+        check_shape("z", z, self.sample.shape)
+        check_shape("u", u, (self.rows, u.shape[1] if u.ndim == 3 else -1, inputs))
         with torch.inference_mode():
             return self._model.free_run(self._tensor(z), self._tensor(u), self._state).cpu().numpy()
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from twin.backends.eager import Eager, forbid_tf32
 from twin.checkpoint import Checkpoint
-from twin.errors import BackendError, SpecError
+from twin.errors import BackendError
 from twin.families import family_of
 from twin.models.network import Network
 from twin.models.opening import open_model
@@ -114,8 +114,6 @@ class Graph:
     quick: ClassVar[bool] = False
 
     def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
-        if rows < 1:
-            raise SpecError(f"{rows} rows: a predictor has at least one")
         if family_of(checkpoint.family).motor:
             raise BackendError(
                 f"a {checkpoint.family} model's filter runs on the CPU only; take --backend compiled"

@@ -28,6 +28,8 @@ def open_predictor(checkpoint: Checkpoint, backend: str = "compiled", rows: int 
             user's whose file was not named.
         SpecError: fewer than one row.
     """
+    if rows < 1:
+        raise SpecError(f"{rows} rows: a predictor has at least one")
     return load_backend(backend)(checkpoint, rows)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from twin.checkpoint import Checkpoint
-from twin.errors import SpecError
 from twin.models.opening import open_model
 from twin.models.own_numpy import NumpyModel
 from twin.predictor import Predictor, check_shape
@@ -23,8 +22,6 @@ class Plain:
     quick: ClassVar[bool] = False
 
     def __init__(self, checkpoint: Checkpoint, rows: int) -> None:
-        if rows < 1:
-            raise SpecError(f"{rows} rows: a predictor has at least one")
         model = open_model(checkpoint)
         assert isinstance(model, NumpyModel)
         self.rows, self.number, self.adapting = rows, checkpoint.number, False

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
@@ -32,6 +32,7 @@ EXPECTED: Final = ANSWER - 2
 _INLINE: Final[dict[str, Any]] = {"fastmath": {"contract"}, "forceinline": True}
 
 Array = npt.NDArray[Any]
+Turn = Callable[[], None]
 
 
 class Row(NamedTuple):
@@ -153,11 +154,8 @@ def follower() -> Callable[[int], None]:
             row = rows[r]
             k = _filter(row, known)
             for t in range(steps):
-                v, current, speed = (
-                    np.float64(z[r, t, 0]),
-                    np.float64(z[r, t, 1 + at_i]),
-                    np.float64(z[r, t, 1 + at_w]),
-                )
+                v = np.float64(z[r, t, 0])
+                current, speed = np.float64(z[r, t, 1 + at_i]), np.float64(z[r, t, 1 + at_w])
                 if row[ROW.begun] == 0.0:
                     row[ROW.begun] = 1.0
                     begin(k, current, speed)
@@ -180,8 +178,7 @@ def follower() -> Callable[[int], None]:
                     z[r, t + 1, 1] = answers[r, t, EXPECTED]
                     z[r, t + 1, 2] = answers[r, t, EXPECTED + 1]
 
-    compiled = kept(motors, fastmath={"contract"})
-    signature = (types.int64,)
+    compiled, signature = kept(motors, fastmath={"contract"}), (types.int64,)
     compiled.compile(signature)
     entry: Callable[[int], None] = compiled.overloads[signature].entry_point
     return entry
@@ -228,14 +225,14 @@ class Motors:
         self._memory[:] = 0.0
         self._x[:, STATES:], self._cov[:, STATES:, STATES:], self._p[:] = changes, covariance, values
 
-    def call(
-        self,
-        z: npt.NDArray[np.float32],
-        answers: npt.NDArray[np.float32],
-        adapting: bool,
-        free: bool = False,
-    ) -> Array:
-        """The arguments with which the kernel follows z (N, T, 3), all in one piece."""
+    def turns(self, sample: npt.NDArray[np.float32]) -> tuple[Turn, Turn]:
+        """What follows the sample (N, 3) in this memory and fills in `answer`: as it is, and adapting."""
+        self._calls = [self.call(sample[:, None], self.answer, adapting) for adapting in (False, True)]
+        plain, adapting = (partial(follower(), call.ctypes.data) for call in self._calls)
+        return plain, adapting
+
+    def call(self, z: Array, answers: Array, adapting: bool, free: bool = False) -> Array:
+        """The arguments with which the kernel follows z (N, T, 3), float32 and in one piece."""
         known, memory, samples, out = (a.ctypes.data for a in (self._known, self._memory, z, answers))
         sizes = self.rows, z.shape[1]
         return np.array(MotorCall(known, memory, samples, out, *sizes, adapting, free), np.int64)
@@ -267,10 +264,8 @@ class Motors:
     @property
     def state(self) -> npt.NDArray[np.float32]:
         """(N, 13) as a copy."""
-        mean, cov = (
-            self._x[:, :STATES] / self._scale(1),
-            self._cov[(slice(None), *_TRIANGLE)] / self._scale(2),
-        )
+        mean = self._x[:, :STATES] / self._scale(1)
+        cov = self._cov[(slice(None), *_TRIANGLE)] / self._scale(2)
         return np.concatenate((mean, cov, self._marks), axis=1).astype(np.float32)
 
     @state.setter

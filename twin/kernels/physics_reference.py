@@ -6,11 +6,13 @@ a hundred times as long, and any step of it can be watched.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 
 from twin.kernels.kalman_reference import STATES, Filter, adapt, begin, follow
-from twin.kernels.physics import ANSWER, EXPECTED, KNOWN, ROW, Array, Motors
+from twin.kernels.physics import ANSWER, EXPECTED, KNOWN, ROW, Array, Motors, Turn
 
 
 class ReferenceMotors(Motors):
@@ -23,6 +25,14 @@ class ReferenceMotors(Motors):
         for row in range(self.rows):
             self._follow_row(row, z[row].astype(np.float64), answers[row], adapting)
         return answers
+
+    def turns(self, sample: npt.NDArray[np.float32]) -> tuple[Turn, Turn]:
+        """What follows the sample (N, 3) in this memory and fills in `answer`: as it is, and adapting."""
+
+        def turn(adapting: bool) -> None:
+            self.answer[...] = self.follow(sample[:, None], adapting)
+
+        return partial(turn, False), partial(turn, True)
 
     def free_run(self, z: Array, u: Array) -> npt.NDArray[np.float32]:
         """Fed with its own answers, from samples z (N, 3) with inputs u (N, T, 1): y (N, T, 2); then all is
