@@ -32,7 +32,8 @@ ROUNDS: Final = 5
 DT: Final = 1e-3  # s
 FOLLOWED: Final = 1_000
 """Predictions after the first until the memory is looked at: what is needed once has been needed by then."""
-PATIENCE: Final = 180.0  # s; compiling is slow on a busy machine
+FIRST_ANSWER_TIMEOUT_SEC: Final = 180.0
+"""Of a twin that must compile first, on a busy machine."""
 
 COLD, WARM, EAGER = "compiled, cold cache", "compiled, warm cache", "eager"
 BARE: Final = "sys"
@@ -97,13 +98,14 @@ def first_prediction(backend: str, place: Path, cache: Path, followed: int) -> d
 
 def await_following(answers: zmq.Socket[bytes], twin: Running) -> None:
     """Wait for a prediction by a model."""
-    deadline = time.perf_counter() + PATIENCE
+    deadline = time.perf_counter() + FIRST_ANSWER_TIMEOUT_SEC
     while True:
         while not answers.poll(100):
             if twin.process.poll() is not None:
                 raise TwinError(f"the twin ended with status {twin.process.returncode}: {twin.said()}")
             if time.perf_counter() > deadline:
-                raise TwinError(f"the twin gave no answer within {PATIENCE:g} s; is the machine overloaded?")
+                waited = f"{FIRST_ANSWER_TIMEOUT_SEC:g} s"
+                raise TwinError(f"the twin gave no answer within {waited}; is the machine overloaded?")
         topic, payload = answers.recv_multipart()
         message = unpack(topic, payload)
         if isinstance(message, Prediction) and message.status == "following":

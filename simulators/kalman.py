@@ -30,7 +30,7 @@ Inverse = tuple[float, float, float]
 
 BREAKAWAY_SIGMA: Final = 4.0
 """Standard deviations of the speed sensor's noise, beyond which a motor that should stand still moves."""
-_VERSION: Final = hashlib.sha256(
+_SOURCES_DIGEST: Final = hashlib.sha256(
     b"".join((Path(__file__).parent / name).read_bytes() for name in ("exact.py", "kalman.py"))
 ).hexdigest()
 
@@ -202,4 +202,4 @@ def _follow(
         predict(p, z[k, 0], load[1], dt, x, calm, cov, bank, f, g)
 
 
-follow = kept(_follow, _VERSION, nogil=True)
+follow = kept(_follow, _SOURCES_DIGEST, nogil=True)

@@ -95,7 +95,7 @@ def test_signals_and_taps_of_any_number(family: str, taps: int, inputs: int, out
 @pytest.mark.parametrize("hidden_size", [6, 32])
 def test_the_tiles_of_a_fleet_are_larger(hidden_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here as few as two of them, the last one not full."""
-    monkeypatch.setattr(fused, "_MANY", 1)
+    monkeypatch.setattr(fused, "_MIN_FULL_TILES", 1)
     assert_follows(model_of("gru", hidden_size=hidden_size), rows=130, steps=2)
 
 

@@ -343,7 +343,7 @@ def test_other_sizes_and_other_sources_are_other_code(
     prepare("compiled", "rnn", sizes_of("rnn", 1, 2, 9))
     assert codes() == 4  # a step and a free run of each
     assert len(list(tmp_path.rglob("*.nbi"))) == 4  # each has an index of its own
-    monkeypatch.setattr(disk, "VERSION", 1)
+    monkeypatch.setattr(disk, "SOURCES_DIGEST", 1)
     forget()
     prepare("compiled", "rnn", sizes_of("rnn", 1, 2, 8))
     assert codes() == 6

@@ -16,7 +16,7 @@ from twin.messages import (
     KINDS,
     MAX_FRAME,
     MAX_SIGNALS,
-    VERSION,
+    WIRE_VERSION,
     Event,
     Message,
     Prediction,
@@ -52,7 +52,7 @@ def test_what_is_packed_is_unpacked(message: Message) -> None:
 def test_the_wire_is_plain_msgpack_with_the_contract_s_keys() -> None:
     sample = msgpack.unpackb(pack(SAMPLE))
     assert sample == {
-        "v": VERSION,
+        "v": WIRE_VERSION,
         "epoch": 3,
         "seq": 7,
         "t": 0.007,
@@ -80,8 +80,8 @@ def test_numbers_of_numpy_are_packed_as_numbers() -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"v": VERSION + 1}, "version"),
-        ({"v": VERSION - 1}, "version"),
+        ({"v": WIRE_VERSION + 1}, "version"),
+        ({"v": WIRE_VERSION - 1}, "version"),
         ({"seq": -1}, "out of range"),
         ({"epoch": 2**53}, "out of range"),
         ({"t": math.nan}, "not finite"),
@@ -175,7 +175,7 @@ def test_mutated_frames_raise_message_errors_only() -> None:
         except MessageError:
             continue
         accepted += 1
-        assert message.v == VERSION and math.isfinite(message.t)
+        assert message.v == WIRE_VERSION and math.isfinite(message.t)
     assert accepted > 100, (
         "some mutants only change a value: the test does reach the checks behind the decoder"
     )

@@ -72,7 +72,7 @@ class Detection:
         self._at = at = kernel.places(outputs)
         self._memory = memory = (np.zeros(at.size) if memory is None else memory)[: at.size]
         memory[at.rare] = math.log(FALSE_ALARM_BLOCKS * 2 * outputs * kernel.K)
-        self._own = memory[at.own :].reshape(outputs, kernel.OWN)
+        self._own = memory[at.own :].reshape(outputs, kernel.OUTPUT_SIZE)
         self._own[:, kernel.Q] = kernel.FIRST_WIDTH
         self._table = self._own[:, kernel.TABLE :].reshape(outputs, kernel.K, kernel.FIELDS)
         self._table[:, :, kernel.THRESHOLD] = math.inf

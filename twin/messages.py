@@ -28,7 +28,7 @@ from msgspec import UnsetType as UnsetType
 
 from twin.errors import MessageError, SpecError
 
-VERSION: Final = 1
+WIRE_VERSION: Final = 1
 
 MAX_FRAME: Final = 16_384
 """Bytes of the longest payload accepted. 64 inputs and 64 outputs with long names fit."""
@@ -60,7 +60,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     CLOCK_MONOTONIC at sending and comparable on one host only. A publisher sets `epoch` and `sent_ns`.
     """
 
-    v: int = VERSION
+    v: int = WIRE_VERSION
     epoch: int = 0
     seq: int = 0
     t: float = 0.0
@@ -327,8 +327,8 @@ def _in_words(topic: bytes) -> str:
 
 def _fault(message: Message) -> str:
     """What is wrong with a decoded message, or ""."""
-    if message.v != VERSION:
-        return f"wire version {message.v}, this program speaks {VERSION}"
+    if message.v != WIRE_VERSION:
+        return f"wire version {message.v}, this program speaks {WIRE_VERSION}"
     if not (0 <= message.seq < _EXACT and 0 <= message.epoch < _EXACT and 0 <= message.sent_ns < 2**63):
         return "epoch, seq or sent_ns out of range"
     if not math.isfinite(message.t):

@@ -27,7 +27,8 @@ from simulators import SensorNoise, default_load, default_voltage, motor, signal
 from twin.checkpoint import numbers
 from twin.messages import pack
 
-PATIENCE: Final = 90.0  # s for everybody to come, on a busy machine
+PROCESSES_TIMEOUT_SEC: Final = 90.0
+"""For all processes of a stretch to be at work, and to end, on a busy machine."""
 RECORDED: Final = 10_000  # samples that a plant repeats
 TICK: Final = os.sysconf("SC_CLK_TCK")  # Hz
 RELAY: Final = Subject(NO_MODEL, "relay", 1)
@@ -135,9 +136,11 @@ def measure_stretch(
         spec, samples = (str(recorded / name) for name in (f"spec-{condition.rate:g}", "samples.npy"))
         plant = station("plant", hear, samples, spec, count, len(everybody) - 1)
         everybody.append(plant)
-        wait_until(lambda: "following" in listener.said(), "prediction", PATIENCE, *everybody)
+        wait_until(lambda: "following" in listener.said(), "prediction", PROCESSES_TIMEOUT_SEC, *everybody)
         if condition.refit:  # until it is at work: it imports torch, and wants some samples first
-            wait_until(lambda: len(numbers(place / "run")) > 1, "refitted model", PATIENCE, *everybody)
+            wait_until(
+                lambda: len(numbers(place / "run")) > 1, "refitted model", PROCESSES_TIMEOUT_SEC, *everybody
+            )
         before = progress(place, everybody)
         subject = RELAY
         if condition.middle == "twin":
@@ -148,7 +151,7 @@ def measure_stretch(
             meanwhile(place)
             return listener.process.poll() == 0
 
-        wait_until(ended, "end", 2 * seconds + PATIENCE, *everybody)
+        wait_until(ended, "end", 2 * seconds + PROCESSES_TIMEOUT_SEC, *everybody)
         after = progress(place, everybody)
         rows, told = stamps_of(file)
     beside = {name: after[name] - before[name] for name in after}

@@ -36,7 +36,8 @@ WANTED: Final = {
     "pytest_timeout": ("pytest-timeout", "tests have no limits of their own"),
 }
 """What single stages need, and what becomes of them without."""
-PATIENCE: Final = 90.0  # s for torch's import and the device's start, the first time on a machine
+PROBE_TIMEOUT_SEC: Final = 90.0
+"""For torch's import and the device's start, the first time on a machine."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def look_at(path: str, rehearse: bool, packages: str = "") -> Python:
             [path, "-m", "benchmarks.gpu.probe", names, *(["rehearse"] if rehearse else [])],
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=PROBE_TIMEOUT_SEC,
             cwd=ROOT,
             env=Python(path, packages).environment(rehearse),
             check=False,

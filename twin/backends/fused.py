@@ -21,7 +21,7 @@ from twin.models.network import Network
 from twin.models.recurrent import Recurrent
 
 _TILE: Final = 2_048  # numbers of a gate that four warps hold: 16 a thread, in registers to the end
-_MANY: Final = 256  # tiles enough for every multiprocessor, so that they need not be smaller
+_MIN_FULL_TILES: Final = 256  # tiles enough for every multiprocessor, so that they need not be smaller
 
 
 def serves(model: Network) -> bool:
@@ -55,7 +55,7 @@ class Fused:
         width = max(CHUNK.value, triton.next_power_of_2(sizes["hidden_size"]))
         span = max(2, triton.next_power_of_2(sizes["taps"] * features))
         block = max(16, _TILE // width)
-        if rows < _MANY * block:  # few rows: rather more programs than full ones
+        if rows < _MIN_FULL_TILES * block:  # few rows: rather more programs than full ones
             block = 16
         self.rows = rows
         self._tiles = triton.cdiv(rows, block)

@@ -13,7 +13,7 @@ import hashlib
 from pathlib import Path
 from typing import Final
 
-VERSION: Final = int.from_bytes(
+SOURCES_DIGEST: Final = int.from_bytes(
     hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).digest()[:6],
     "big",
 )

@@ -75,7 +75,7 @@ the statistics know."""
 MU, VAR, UP, DOWN, MAX, MAXIMA, MAX_MEAN, MAX_VAR, THRESHOLD, FIELDS = range(10)
 """Of a statistic: mean and variance, both CUSUMs, the largest in this block; number, mean and variance of
 such maxima, and the threshold, infinite at first."""
-OWN: Final = TABLE + K * FIELDS
+OUTPUT_SIZE: Final = TABLE + K * FIELDS
 """Numbers that an output has of its own."""
 
 Detector = Callable[[int], None]
@@ -104,7 +104,7 @@ def places(outputs: int) -> Places:
 
     `rare` is the caller's too, once: see `_maximum`. `changed` is 1 where an alarm has begun or ended.
     """
-    sizes = (1, outputs, outputs, 1, outputs, 1, outputs, outputs, outputs, outputs * OWN)
+    sizes = (1, outputs, outputs, 1, outputs, 1, outputs, outputs, outputs, outputs * OUTPUT_SIZE)
     return Places(*accumulate((0, *sizes)))
 
 
@@ -216,7 +216,7 @@ def compiled(outputs: int) -> Any:
         given, rare = m[given_at], m[rare_at]
         m[changed] = 0.0
         for p in range(outputs):
-            own = first + p * OWN
+            own = first + p * OUTPUT_SIZE
             if given > NOTHING:
                 r = m[measured + p] - m[expected + p]
                 m[residual + p] = r

@@ -21,7 +21,7 @@ from typing import Final
 
 from llvmlite import binding
 
-from twin.kernels import VERSION
+from twin.kernels import SOURCES_DIGEST
 
 LIMIT_BYTES: Final = 256 * 2**20
 """What all code may take on disk: a run needs 2 MB, the whole test suite some 30 MB."""
@@ -98,7 +98,7 @@ def machine() -> str:
 
 def name_of(*content: object) -> str:
     """A name for what these values and the kernels' sources determine on this machine."""
-    return hashlib.sha256(repr((VERSION, machine(), content)).encode()).hexdigest()[:24]
+    return hashlib.sha256(repr((SOURCES_DIGEST, machine(), content)).encode()).hexdigest()[:24]
 
 
 # -- receipts ----------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ TILE: Final = 4
 
 _ZERO: Final = np.float32(0.0)
 _ONE: Final = np.float32(1.0)
-_MANY: Final = np.float32(2**20)
+_MAX_SEEN: Final = np.float32(2**20)  # samples counted; float32 would stop counting at 2**24
 _INLINE: Final[dict[str, Any]] = {"fastmath": {"contract"}, "forceinline": True}
 
 Follow = Callable[[int], None]
@@ -182,7 +182,7 @@ def compiled(layout: Layout, tile: int = 1, parallel: bool = False) -> Any:
                         last_h = base + samples_at - lanes
                         correct(f, kept_places, q, last_h, base + y_at, base + answers_at)
                         seen = load(q, base + mark_at)
-                        store(q, base + mark_at, min(seen + _ONE, _MANY) if learns else _ZERO)
+                        store(q, base + mark_at, min(seen + _ONE, _MAX_SEEN) if learns else _ZERO)
 
     function = kept(follow, layout, tile, nogil=tile > 1, parallel=parallel, fastmath={"contract"})
     function.compile(_SIGNATURE)
