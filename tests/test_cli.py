@@ -67,6 +67,7 @@ CASES = [
     Case("run --duration 1 --run-dir {here}/good.csv", "choose another --run-dir"),
     Case("watch --run-dir {here}/good.csv", "choose another --run-dir"),
     Case("forecast --input voltage", "NAME=SIGNAL is needed"),
+    Case("forecast --source asleep", "no plant has begun at .*asleep.*: start one, e.g. by `twin run`"),
     Case("predict --source live --run-dir {here}/other", "is made for .* choose another --run-dir"),
     Case("train --source live --run-dir {here}/other", "is made for .* choose another --run-dir"),
     Case("forecast --source live --run-dir {here}/other", "is made for .* choose another --run-dir"),
@@ -247,3 +248,27 @@ def test_help_is_printed(place: Path) -> None:
             twin(place), env=environment, capture_output=True, text=True, timeout=240, check=False
         ).stdout
     ), "what people do not start is not offered"
+
+
+INTERRUPTED = """
+import os, signal, sys
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests are a background job
+sought = sys.argv.pop()
+
+class CtrlC:
+    def find_spec(self, name, path, target=None):
+        if name == sought:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, CtrlC())
+from twin.__main__ import main
+sys.argv.append("forecast")
+main()
+"""
+
+
+@pytest.mark.parametrize("imported", ["typer", "numpy", "twin.cli", "twin.service.forecast"])
+def test_ctrl_c_ends_a_command_quietly_even_while_it_is_imported(imported: str) -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, imported], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,21 @@ import zmq
 
 from tests.test_twin import SPEC, checkpoint, sample
 from twin.errors import BusError, MessageError
-from twin.messages import MAX_REQUEST, MAX_STEPS, Reply, Request, pack, reply_in, request_in
+from twin.messages import (
+    MAX_REQUEST,
+    MAX_STEPS,
+    Message,
+    Reply,
+    Request,
+    Sample,
+    pack,
+    reply_in,
+    request_in,
+)
 from twin.requests import Answerer, ask
+from twin.service import forecast
 from twin.service.forecaster import Forecaster
+from twin.settings import load
 from twin.twin import Twin
 
 
@@ -151,3 +164,41 @@ def test_a_request_travels_unchanged() -> None:
     assert request_in(pack(request)) == request
     with pytest.raises(MessageError, match="bytes"):
         request_in(b"\0" * (MAX_REQUEST + 1))
+
+
+# -- where no twin runs ------------------------------------------------------------------------------
+
+
+class Heard:
+    """A subscriber that has heard these messages already, and goes on to hear those."""
+
+    def __init__(self, already: list[Message], coming: Iterable[Message]) -> None:
+        self.already, self.coming = already, iter(coming)
+
+    def latest(self) -> Message | None:
+        self.already, found = [], self.already
+        return found[-1] if found else None
+
+    def recv(self, timeout: float) -> Message | None:
+        time.sleep(1e-3)
+        return self.already.pop(0) if self.already else next(self.coming, None)
+
+
+def warmed(heard: Heard, monkeypatch: pytest.MonkeyPatch) -> Sample:
+    monkeypatch.setattr(forecast, "SILENCE_TIMEOUT_SEC", 0.1)
+    monkeypatch.setattr(forecast, "follower", lambda *_: (Twin(SPEC, window=10), 1))
+    return forecast.warmed(load(None), SPEC, heard)[1]  # type: ignore[arg-type]
+
+
+def test_what_was_heard_while_the_model_was_opened_is_not_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = [sample(seq) for seq in range(100)]
+    assert warmed(Heard([*stream[:50]], [SPEC, *stream[50:]]), monkeypatch).seq == 59
+
+
+def test_a_plant_that_waits_and_one_that_ended_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BusError, match="has not begun: it sends no samples yet"):
+        warmed(Heard([], itertools.repeat(SPEC)), monkeypatch)
+    with pytest.raises(BusError, match="went silent; is it"):
+        warmed(Heard([], [sample(seq) for seq in range(5)]), monkeypatch)

@@ -14,16 +14,15 @@ recent samples. Other programs subscribe.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from twin.address import endpoint
-from twin.bus import Publisher, Subscriber
-from twin.errors import TwinError
-from twin.messages import Event, Message, Parameters, Prediction, Reply, Request, Sample, Scenario, Spec
-from twin.pacer import Pacer
-
 if TYPE_CHECKING:
+    from twin.address import endpoint
+    from twin.bus import Publisher, Subscriber
     from twin.checkpoint import Checkpoint
     from twin.config import TrainerConfig
+    from twin.errors import TwinError
     from twin.evaluation import evaluate
+    from twin.messages import Event, Message, Parameters, Prediction, Reply, Request, Sample, Scenario, Spec
+    from twin.pacer import Pacer
     from twin.service.fit import fit
     from twin.trainer import Trainer
     from twin.twin import Twin
@@ -54,22 +53,28 @@ __all__ = [
     "fit",
 ]
 
-_WHEN_ASKED: Final = {
+_MODULE_OF: Final = {
     "Checkpoint": "twin.checkpoint",
+    "Pacer": "twin.pacer",
+    "Publisher": "twin.bus",
+    "Subscriber": "twin.bus",
     "Trainer": "twin.trainer",
     "TrainerConfig": "twin.config",
     "Twin": "twin.twin",
+    "TwinError": "twin.errors",
+    "endpoint": "twin.address",
     "evaluate": "twin.evaluation",
     "fit": "twin.service.fit",
 }
-"""Where the rest is: it brings Numba along, some of it torch, and who only publishes needs neither."""
+"""Where all is that is no message. Nothing is imported before it is asked for: some of it brings Numba or
+torch along, which who only publishes does not need, and the command `twin` can answer Ctrl-C at once."""
 
 
 def __getattr__(name: str) -> Any:
     """What is imported when it is asked for."""
-    if name not in _WHEN_ASKED:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_WHEN_ASKED[name]), name)
+    return getattr(import_module(_MODULE_OF.get(name, "twin.messages")), name)
 
 
 def __dir__() -> list[str]:

@@ -162,8 +162,9 @@ def evaluate(
     ] = False,
 ) -> None:
     """Judge a model on a recording: one step ahead, in free run, in forecasts, and by its residual."""
-    from twin.evaluation import evaluate
+    from twin.evaluation import evaluate, first_judged
     from twin.service import evaluate as service
+    from twin.service.prepare import predictors, prepare
 
     own.named(model)
     checkpoint = service.open_run(run)
@@ -184,6 +185,8 @@ def evaluate(
             "resample the recording, or fit a model of its own"
         )
     steps = max(1, round(min(horizon / spec.dt, len(recording.data))))
+    first_judged(len(recording.data), skip)  # a recording too short shows here, before anything is compiled
+    prepare(predictors("compiled", checkpoint.family, checkpoint.sizes), errors)
     found = evaluate(checkpoint, recording.data, steps, skip)
     result = service.plain(checkpoint, found, steps)
     pictures = service.draw(checkpoint, found, folder) if folder is not None else []

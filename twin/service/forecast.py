@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -20,6 +21,7 @@ from twin.dashboard import sparkline
 from twin.errors import BusError, CheckpointError, MessageError, SpecError
 from twin.messages import MAX_STEPS, Message, Reply, Request, Sample, Scenario, Spec
 from twin.requests import ask
+from twin.service.prepare import prepare, twins
 from twin.twin import Twin
 
 SILENCE_TIMEOUT_SEC: Final = 5.0
@@ -52,12 +54,13 @@ def ahead(config: Config, signals: Sequence[Signals], horizon: float) -> dict[st
             most = MAX_STEPS / len(signals) * spec.dt
             raise SpecError(f"--horizon {horizon:g} s: at most {most:g} s at this sample time")
         steps = max(1, round(horizon / spec.dt))
+        columns = [values_of(spec, scenario, steps) for scenario in signals]
+        reply = None
         if not config.twin.run_dir:
-            columns = [values_of(spec, scenario, steps) for scenario in signals]
-            if (reply := ask_running_twin(config, Request(steps=steps, scenarios=columns))) is not None:
-                return as_plain(spec, reply, columns, steps)
+            reply = ask_running_twin(config, Request(steps=steps, scenarios=columns))
+        if reply is not None:
+            return as_plain(spec, reply, columns, steps)
         twin, last, model = warmed(config, spec, stream)
-    columns = [values_of(spec, scenario, steps) for scenario in signals]
     u = np.array(
         [
             [held(last.u[name], columns[s].get(name), steps) for name in spec.inputs]
@@ -80,7 +83,10 @@ def await_spec(config: Config, stream: Subscriber[Message]) -> Spec:
     while time.monotonic() < deadline:
         if isinstance(message := stream.recv(SILENCE_TIMEOUT_SEC), Spec):
             return message
-    raise BusError(f"no samples at {config.bus.endpoint('plant')}; is a plant running, is --source right?")
+    raise BusError(
+        f"no plant has begun at {config.bus.endpoint('plant')}: start one, e.g. by `twin run`, which begins "
+        "its plant when all is compiled; or name the one that runs by --source"
+    )
 
 
 def ask_running_twin(config: Config, request: Request) -> Reply | None:
@@ -101,13 +107,21 @@ def ask_running_twin(config: Config, request: Request) -> Reply | None:
 def warmed(config: Config, spec: Spec, stream: Subscriber[Message]) -> tuple[Twin, Sample, int]:
     """A twin of the newest model that has followed one window, the last sample, and the model's number."""
     twin, model = follower(config, spec, service.running_dir(config))
-    last, silence = None, max(SILENCE_TIMEOUT_SEC, 3 * spec.dt)
+    stream.latest()  # what came while the model was opened is no longer now
+    last, silence, heard = None, max(SILENCE_TIMEOUT_SEC, 3 * spec.dt), time.monotonic()
     while last is None or not twin.window.full:
         message = stream.recv(silence)
-        if message is None:
-            raise BusError(f"the plant at {config.bus.endpoint('plant')} went silent; is it still running?")
-        if isinstance(message, Sample) and twin.step(message) is not None:
-            last = message
+        if isinstance(message, Sample):
+            heard = time.monotonic()
+            last = message if twin.step(message) is not None else last
+        elif time.monotonic() - heard >= silence:
+            where = f"the plant at {config.bus.endpoint('plant')}"
+            if last is not None:
+                raise BusError(f"{where} went silent; is it still running?")
+            raise BusError(
+                f"{where} has not begun: it sends no samples yet, and may wait for a twin that is still "
+                "compiling; try again when samples come"
+            )
     return twin, last, model
 
 
@@ -138,7 +152,8 @@ def held(value: float, values: list[float] | None, steps: int) -> list[float]:
 
 
 def follower(config: Config, spec: Spec, directory: Path) -> tuple[Twin, int]:
-    """A twin that follows from its first sample on with the newest model, and that model's number."""
+    """A twin that follows from its first sample on with the newest model, and that model's number; what must
+    be compiled is said."""
     checkpoint, refused = newest(directory, spec)
     if checkpoint is None and refused:
         raise refused[0]
@@ -146,6 +161,7 @@ def follower(config: Config, spec: Spec, directory: Path) -> tuple[Twin, int]:
         raise CheckpointError(
             f"{directory} holds no model yet; wait for the trainer or name another --run-dir"
         )
+    prepare(twins(config, spec, checkpoint.family, checkpoint.sizes), Console(stderr=True))
     twin = Twin(spec, window=config.twin.window, backend=config.twin.backend, adapt=False)
     twin.refresh(checkpoint)
     twin.catch_up()

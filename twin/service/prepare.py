@@ -103,10 +103,14 @@ def trains(family: str) -> bool:
 
 def twins(config: Config, spec: Spec, family: str, sizes: Sizes) -> list[Work]:
     """What answering the samples of a plant needs."""
-    found = [Work("reading and answering samples", "twin.service.rehearsal:answer", signals_of(spec))]
-    if config.twin.backend == "compiled" and family_of(family).cell is not Cell.OWN:
-        found.insert(0, step(family, sizes))
-    return found
+    read = Work("reading and answering samples", "twin.service.rehearsal:answer", signals_of(spec))
+    return [*predictors(config.twin.backend, family, sizes), read]
+
+
+def predictors(backend: str, family: str, sizes: Sizes) -> list[Work]:
+    """What opening a model needs; nothing where its steps are not compiled."""
+    compiled = backend == "compiled" and family_of(family).cell is not Cell.OWN
+    return [step(family, sizes)] if compiled else []
 
 
 def step(family: str, sizes: Sizes) -> Work:
