@@ -288,7 +288,8 @@ def test_what_is_taken_is_a_message_with_these_values_and_nothing_beyond_is_read
         frame = pack(good)
         if dice.random() < 0.8:
             frame = mutated(frame, dice)
-        frames.hold(last, [0.0] * 3)
+        frames.held = last, [0.0] * 3
+        frames.settle()
         frames._call[place] = guarded.put(frame)
         before, count = frames.last(), window.count
         if not frames.take(frames.call, len(frame)):
@@ -308,7 +309,8 @@ def test_what_is_taken_is_a_message_with_these_values_and_nothing_beyond_is_read
 
 def test_a_frame_that_goes_on_where_its_length_ends_is_refused() -> None:
     frames = Frames(plant(), Window(1, LENGTH, 3))
-    frames.hold(sample(7), [0.0] * 3)
+    frames.held = sample(7), [0.0] * 3
+    frames.settle()
     frame = framed(8)
     frames.frame[: len(frame)] = frame
     assert not any(frames.take(frames.call, length) for length in range(len(frame)))
@@ -320,7 +322,8 @@ def test_any_number_of_signals(signals: tuple[int, int]) -> None:
     inputs, outputs = (tuple(f"{kind}{i}é" for i in range(n)) for kind, n in zip("uy", signals, strict=True))
     spec = Spec(inputs=inputs, outputs=outputs, dt=0.5)
     frames = Frames(spec, Window(1, 4, sum(signals)))
-    frames.hold(Sample(epoch=9, seq=254, u={}, y={}), [0.0] * sum(signals))
+    frames.held = Sample(epoch=9, seq=254, u={}, y={}), [0.0] * sum(signals)
+    frames.settle()
     new = Sample(
         epoch=9,
         seq=255,
@@ -355,7 +358,8 @@ def test_doubles_keep_their_bits() -> None:
     """-0.0, and numbers below the smallest that float32 has."""
     for value in (-0.0, 5e-324, 1e-310, struct.unpack("<d", b"\x01\xff" * 3 + b"\x00\x40")[0]):
         frames = Frames(plant(), Window(1, LENGTH, 3))
-        frames.hold(sample(7), [0.0] * 3)
+        frames.held = sample(7), [0.0] * 3
+        frames.settle()
         frame = framed(8, u={"voltage": value}, t=value)
         frames.frame[: len(frame)] = frame
         assert frames.take(frames.call, len(frame))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -29,7 +30,8 @@ class Frames:
 
     After `take` has returned 1, the sample's values stand in the window and in `features` (1, F), memory of
     the active predictor if there is one; the model's step follows, then `answer`. A sample that comes as a
-    message is put there by `hold`.
+    message is put there by `put`, and `held` as it is: the kernels' memory has it only after `settle`, which
+    is due before `take`.
     """
 
     def __init__(self, spec: Spec, window: Window) -> None:
@@ -61,28 +63,31 @@ class Frames:
         self._last = struct.Struct(f"=qqqd{inputs}d")
         self._bytes = self.memory.data.cast("B")
         self._row = struct.Struct(f"={inputs + outputs}f")
+        self.held: tuple[Sample, Sequence[float]] | None = None
+        """The last sample answered, where it came as a message, with its values (F)."""
         self.lead_to(np.zeros((1, inputs + outputs), np.float32), 0)
 
     def lead_to(self, features: npt.NDArray[np.float32], model: int) -> None:
         """From now on the values of samples are put into `features`, (1, F), for the model of this number."""
         self.features = features
         self.features_bytes = features.reshape(-1).data.cast("B")
+        self.put = partial(self._row.pack_into, self.features_bytes, 0)
+        """Puts the values of a sample, F arguments, into `features`."""
         self._call[Call._fields.index("features")] = features.ctypes.data
         self.memory.view(np.int64)[self._at.model] = model
 
-    def put(self, row: Sequence[float]) -> None:
-        """Put the values of a sample (F) into `features`."""
-        self._row.pack_into(self.features_bytes, 0, *row)
+    def settle(self) -> None:
+        """Write the sample held where `take` would have."""
+        if self.held is not None:
+            epoch, seq, sent_ns, t, u = self.last()
+            self._last.pack_into(self._bytes, 8 * self._at.last, epoch, seq, sent_ns, t, *u)
+            self.held = None
 
-    def hold(self, sample: Sample, row: Sequence[float]) -> None:
-        """Put a sample that came as a message, with the values row (F), where `take` would."""
-        self._row.pack_into(self.features_bytes, 0, *row)
-        u = row[: self._at.last - self._at.u]
-        stamps = sample.epoch, sample.seq, sample.sent_ns, sample.t
-        self._last.pack_into(self._bytes, 8 * self._at.last, *stamps, *u)
-
-    def last(self) -> tuple[int, int, int, float, list[float]]:
+    def last(self) -> tuple[int, int, int, float, Sequence[float]]:
         """Epoch, seq, sent_ns, t and u of the last sample answered."""
+        if self.held is not None:
+            sample, row = self.held
+            return sample.epoch, sample.seq, sample.sent_ns, sample.t, row[: self._at.last - self._at.u]
         epoch, seq, sent_ns, t, *u = self._last.unpack_from(self._bytes, 8 * self._at.last)
         return epoch, seq, sent_ns, t, u
 

@@ -134,6 +134,8 @@ class Twin:
         frames, length = self.frames, len(frame)
         if self._learn != ALL or length > len(frames.frame):
             return False
+        if frames.held is not None:
+            frames.settle()
         frames.frame[:length] = frame
         if not frames.take(frames.call, length):
             return False
@@ -160,12 +162,10 @@ class Twin:
 
     def _answer_invalid(self, epoch: int, received_ns: int, sent_ns: int) -> bytes:
         _, seq, sample_sent_ns, t, _ = self.frames.last()
+        sample = Sample(seq=seq, t=t, sent_ns=sample_sent_ns, u={}, y={})  # what is told of it
         measured = self.detection.measured
         self._give_up()
-        prediction = self._conclude(
-            ALL, measured, measured, "invalid", (seq, t, sample_sent_ns), (epoch, received_ns, sent_ns)
-        )
-        return pack(prediction)
+        return pack(self._conclude(ALL, measured, measured, "invalid", sample, epoch, received_ns, sent_ns))
 
     # -- any sample ----------------------------------------------------------------------------------
 
@@ -175,8 +175,9 @@ class Twin:
         None for a sample that is refused (counted in `rejected`): nothing changes, and the next good one
         finds a gap, which is bridged.
         """
-        row = self.spec.row(sample)
-        epoch, seq, _, _, held = self.frames.last()
+        row, frames = self.spec.row(sample), self.frames
+        last = frames.held[0] if frames.held else None
+        epoch, seq = (last.epoch, last.seq) if last else frames.last()[:2]
         answered_before = self.counters.answered > 0
         if row is None or (answered_before and sample.seq == seq and sample.epoch == epoch):
             self.counters.rejected += 1
@@ -185,14 +186,12 @@ class Twin:
         if not (answered_before and sample.seq == seq + 1 and sample.epoch == epoch):
             learn = NOTHING
             if answered_before:
-                self._interrupt(sample, epoch, seq, held)
-        inputs = len(held)
-        measured = row[inputs:]
-        self.frames.hold(sample, row)
+                self._interrupt(sample, epoch, seq, frames.last()[4])
+        measured = row[len(self.spec.inputs) :]
+        frames.put(*row)
+        frames.held = sample, row
         answered, status = self._advance(measured)
-        return self._conclude(
-            learn, measured, answered, status, (sample.seq, sample.t, sample.sent_ns), (0, received_ns, 0)
-        )
+        return self._conclude(learn, measured, answered, status, sample, 0, received_ns, 0)
 
     def _conclude(
         self,
@@ -200,17 +199,17 @@ class Twin:
         measured: Sequence[float],
         answered: Sequence[float],
         status: str,
-        of_sample: tuple[int, float, int],
-        stamps: tuple[int, int, int],
+        sample: Sample,
+        epoch: int,
+        received_ns: int,
+        sent_ns: int,
     ) -> Prediction:
-        """Intervals and alarms, and the prediction that answers a sample of this seq, t and sent_ns."""
-        seq, t, sample_sent_ns = of_sample
-        epoch, received_ns, sent_ns = stamps
+        """Intervals and alarms, and the prediction that answers a sample, with its publisher's stamps."""
         results = iter(self.detection.step(learn, measured, answered))
         self._learn = self._learnable(status)
         self.counters.answered += 1
         if next(results):
-            self._take_alarms(t)
+            self._take_alarms(sample.t)
         # each takes from the results as many as there are names, which come first for that
         names = self.spec.outputs
         low: dict[str, float] | UnsetType = UNSET
@@ -222,14 +221,14 @@ class Twin:
         active = self.models.active
         return Prediction(
             epoch=epoch,
-            seq=seq,
-            t=t + self.spec.dt,
+            seq=sample.seq,
+            t=sample.t + self.spec.dt,
             sent_ns=sent_ns,
             y=dict(zip(names, answered)),  # noqa: B905
             residual=residual if learn else {},
             model=active.number if active else 0,
             status=status,
-            sample_sent_ns=sample_sent_ns,
+            sample_sent_ns=sample.sent_ns,
             received_ns=received_ns,
             low=low,
             high=high,
@@ -255,7 +254,7 @@ class Twin:
                 self.models.muted = False
             self.models.learn()
 
-    def _interrupt(self, sample: Sample, epoch: int, seq: int, u: list[float]) -> None:
+    def _interrupt(self, sample: Sample, epoch: int, seq: int, u: Sequence[float]) -> None:
         """Meet a sample that is not the one after `seq`: a gap is bridged with the inputs u of that one
         held; a restart or a long gap begins anew."""
         if sample.epoch != epoch or sample.seq < seq:
@@ -273,7 +272,7 @@ class Twin:
         self.models.learn(measured=False)  # what it answered itself teaches nothing
         expected: Sequence[float] = self.detection.expected.tolist()
         for _ in range(missing):  # free run: the last input held, the twin's own outputs fed back
-            self.frames.put([*u, *expected])
+            self.frames.put(*u, *expected)
             expected, _ = self._advance(expected)
         self.counters.bridged += missing
         self.models.learn()
