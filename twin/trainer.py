@@ -109,7 +109,7 @@ class Trainer:
 
     @property
     def newest(self) -> int:
-        """Samples of the history's newest part, from which half of what is learned comes."""
+        """Samples of the history's newest part, where what changed is."""
         return max(round(self.config.period / self.spec.dt), self.history.segment)
 
     def observe(self, sample: Sample) -> bool:
@@ -191,7 +191,6 @@ class Trainer:
             history=self.history,
             end=end,
             newest=self.newest,
-            warm=self.judge.warm,
             steps=config.steps,
             batch=config.batch,
             rate=config.learning_rate * self.caution,

@@ -9,8 +9,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from twin.models.ridge import linear_start
-
 
 class Arx(nn.Module):
     """Scaled samples in, scaled increments of y out: Δy = D [x(k-n+1) ... x(k)] / n + d, n the taps.
@@ -23,8 +21,8 @@ class Arx(nn.Module):
     The state (N, S) holds the n - 1 samples before the next one, oldest first.
     """
 
-    CLOSED_FORM: ClassVar[bool] = True
-    FIRST_REFIT_SHARE: ClassVar[float] = 0.25  # least squares has done most of it
+    LINEAR_START: ClassVar[bool] = True
+    RATE_SHARE: ClassVar[float] = 0.0  # least squares finds all of it
 
     def __init__(self, features: int, outputs: int, taps: int) -> None:
         super().__init__()
@@ -50,14 +48,8 @@ class Arx(nn.Module):
 
         return step
 
-    @torch.no_grad()
-    def fit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
-        """Set D and d by least squares from x (T, F) to dy (T, P)."""
-        direct, offset = linear_start(x, dy, self.taps)
-        self.readout.weight.copy_(torch.from_numpy(direct))
-        self.readout.bias.copy_(torch.from_numpy(offset))
-
-    refit_readout = fit_readout  # there is nothing else
+    def refit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
+        """There is nothing else than what least squares finds."""
 
     def compiled(self, x: Tensor) -> bool:
         """Never: torch runs a linear model's sequence at once."""

@@ -16,8 +16,8 @@ class OwnCore(nn.Module):
     It is stepped sample by sample: what it does inside a step is its own affair.
     """
 
-    CLOSED_FORM: ClassVar[bool] = False
-    FIRST_REFIT_SHARE: ClassVar[float] = 1.0  # it begins anywhere
+    LINEAR_START: ClassVar[bool] = False
+    RATE_SHARE: ClassVar[float] = 1.0
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -39,9 +39,6 @@ class OwnCore(nn.Module):
     def compiled(self, x: Tensor) -> bool:
         """Never."""
         return False
-
-    def fit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
-        """Nothing is known of its parts."""
 
     def refit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
         """Nothing is known of its parts."""

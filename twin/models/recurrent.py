@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from twin.families import Cell
-from twin.models.ridge import RIDGE_SHARE, linear_start, ridge, taps_of
+from twin.models.ridge import ridge, taps_of
 from twin.models.through_time import ThroughTime, serves
 
 _NETS: Final[dict[Cell, type[nn.RNN | nn.GRU | nn.LSTM]]] = {
@@ -24,6 +24,9 @@ _CELLS: Final[dict[Cell, Callable[..., Tensor]]] = {
     Cell.GRU: torch.gru_cell,
 }
 
+REFIT_RIDGE_SHARE: Final = 1e-6
+"""Ridge penalty of a readout that moves, as a share of a unit variance: what hardly occurs stays as it was."""
+
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -33,7 +36,7 @@ class Recurrent(nn.Module):
     The readout sees the hidden state h of the last layer and the newest n samples themselves, its `taps`. The
     direct term D is a linear ARX model of order n (Ljung, System Identification, section 4.2): what follows
     linearly from the newest samples need not pass through the network, which is left with the rest, and D has
-    a closed solution (`fit_readout`). One tap sees a motor whose speed is measured; where only a position is,
+    a closed solution (`twin.models.linear`). One tap sees a motor whose speed is measured; where only a position is,
     or where the encoder is coarse, the speed must be made out from several.
 
     Neighbouring samples are almost the same, so an optimiser moves all n coefficients of a signal together:
@@ -45,8 +48,8 @@ class Recurrent(nn.Module):
     the n - 1 samples before the next one, oldest first. It starts at zero.
     """
 
-    CLOSED_FORM: ClassVar[bool] = False
-    FIRST_REFIT_SHARE: ClassVar[float] = 0.25  # least squares has done most of it
+    LINEAR_START: ClassVar[bool] = True
+    RATE_SHARE: ClassVar[float] = 1.0
 
     def __init__(
         self, cell: Cell, features: int, outputs: int, hidden_size: int, layers: int, taps: int
@@ -145,14 +148,6 @@ class Recurrent(nn.Module):
         unit[size:-1] = self.taps  # the weights are those of the samples over n
         present = np.hstack((weight.double().numpy(), bias.double().numpy()[:, None])) / unit
         a, rest = a[self.taps :], (dy[self.taps - 1 :] - a @ present.T)[self.taps :]
-        found = (present + ridge(a, rest, RIDGE_SHARE).T) * unit
+        found = (present + ridge(a, rest, REFIT_RIDGE_SHARE).T) * unit
         weight.copy_(torch.from_numpy(found[:, :-1]))
         bias.copy_(torch.from_numpy(found[:, -1]))
-
-    @torch.no_grad()
-    def fit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
-        """Set D and d by least squares from x (T, F) to dy (T, P), and C to zero."""
-        direct, offset = linear_start(x, dy, self.taps)
-        self.readout.weight.zero_()
-        self.readout.weight[:, self.net.hidden_size :] = torch.from_numpy(direct)
-        self.readout.bias.copy_(torch.from_numpy(offset))
