@@ -1,10 +1,15 @@
 """What pytest must know of the whole tree."""
 
+import os
 import sys
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+# Tests run on all cores already: threads of libraries would only wait for each other.
+for library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 # They import Triton, which some machines do not have; and whoever loads a kernel before tests/test_fused.py
 # has asked for Triton's interpreter has it for a GPU.

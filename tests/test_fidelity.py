@@ -31,6 +31,7 @@ SMALL = TrainerConfig(model="gru", hidden_size=4, steps=4, horizon=20, period=0.
 # -- the live driver ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stream_is_answered_learned_from_and_foreseen() -> None:
     plant = motor()
     z = quick(plant, 4000).z

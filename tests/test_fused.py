@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,8 @@ with pytest.MonkeyPatch.context() as environment:
     from twin.backends import fused
 
 RECURRENT = [family for family in NETWORKS if family != "window-rnn"]
+QUICK = (1, 1), (1, 33), (2, 6)
+"""Layers and hidden units that `make quick` runs: one unit, units that fill no tile, several layers."""
 TOLERANCE = 1e-6
 """Of a step fed with the same sample and state; answers in units of a signal's largest value."""
 
@@ -70,8 +74,13 @@ def assert_follows(model: Network, rows: int, steps: int = 4) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 18])
-@pytest.mark.parametrize("hidden_size", [1, 6, 16, 33])
-@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("layers", "hidden_size"),
+    [
+        pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+        for case in itertools.product([1, 2, 3], [1, 6, 16, 33])
+    ],
+)
 @pytest.mark.parametrize("family", RECURRENT)
 def test_every_step_is_the_models(family: str, layers: int, hidden_size: int, rows: int) -> None:
     assert_follows(model_of(family, layers, hidden_size), rows)

@@ -310,7 +310,7 @@ def followed(name: str, mode: str) -> tuple[Array, Array, Array, Array]:
     return one, other, answer, wanted
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [*MODES[:2], pytest.param(MODES[2], marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", STREAMS)
 def test_the_compiled_filter_is_the_reference(name: str, mode: str) -> None:
     one, other, answer, wanted = followed(name, mode)
@@ -380,6 +380,7 @@ def test_a_pass_of_the_identification_is_the_reference_without_wandering(learn: 
     assert bool((compiled.p != p0).any()) == learn
 
 
+@pytest.mark.slow
 def test_the_streams_cross_every_line_of_the_reference() -> None:
     for name in STREAMS:
         for mode in MODES:
@@ -398,6 +399,7 @@ def history(name: str, mode: str) -> dict[str, Array]:
     }
 
 
+@pytest.mark.slow
 def test_the_streams_hold_what_a_motor_may_meet() -> None:
     """The control of the tests above: what no line of its own says."""
     found = {name: history(name, "adapting") for name in STREAMS}

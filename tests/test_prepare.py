@@ -247,6 +247,7 @@ def children(parent: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_copy_at_another_place_and_time_finds_the_same_code(tmp_path: Path) -> None:
     """What a reinstall is: the same sources, other dates and another path."""
     program = SMALL.format(sizes=SIZES)
