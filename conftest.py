@@ -1,5 +1,6 @@
 """What pytest must know of the whole tree."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,13 @@ collect_ignore = ["twin/backends/fused.py", "twin/backends/fused_kernel.py", "be
 settings.register_profile("default", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("exhaustive", max_examples=2_000, deadline=None, print_blob=True)
 settings.load_profile("default")
+
+
+def pytest_collection_finish() -> None:
+    """What the tests are and what they import stays: the collector of garbage need not look through it again
+    and again, which took a tenth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -75,9 +75,8 @@ def opened(family: str = "gru", adapting: bool = True, **sizes: Any) -> Compiled
     return predictor
 
 
-@pytest.mark.parametrize(
-    "family", ["gru", *(pytest.param(f, marks=pytest.mark.slow) for f in ("lstm", "rnn"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gru", "lstm", "rnn"])
 def test_compiled_it_does_what_is_written_to_be_read(family: str) -> None:
     predictor, z = opened(family), stream(other())[CHANGED - 3_000 : CHANGED + 3_000]
     layout, row = predictor._layout, predictor._rows[0]

@@ -207,6 +207,7 @@ def test_the_second_time_all_is_there_and_a_run_compiles_nothing(tmp_path: Path)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "code" / "livetwin").iterdir()} == files
 
 
+@pytest.mark.slow
 def test_without_a_place_it_is_said_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = twin("prepare", "--model", "arx", NUMBA_CACHE_DIR=str(tmp_path / "file"))
@@ -214,6 +215,7 @@ def test_without_a_place_it_is_said_what_to_do(tmp_path: Path) -> None:
     assert "set NUMBA_CACHE_DIR to a directory of yours" in " ".join(done.stderr.split())
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_and_its_workers(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "twin", "prepare"],
@@ -233,7 +235,10 @@ def test_ctrl_c_ends_it_and_its_workers(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=30)[1]
     assert process.returncode not in (0, None) and "Traceback" not in said
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    # one that was just being started ends by itself, as soon as it sees that nobody waits for it
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def children(parent: int) -> list[int]:
