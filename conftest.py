@@ -30,6 +30,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """At the end all may go: libraries complain of what is left."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def numbers_as_they_are() -> Iterator[None]:
     """What trains in a test may round tiny numbers to zero for speed; the next test wants them back."""
