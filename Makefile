@@ -9,7 +9,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 NPM := $(shell command -v npm 2>/dev/null)
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+# with bytecode kept, even where the environment says otherwise: else each process compiles the tests' sources anew
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: run test quick exhaustive bench gpu setup setup-dev setup-bench clean
 

@@ -75,6 +75,7 @@ def opened(family: str = "gru", adapting: bool = True, **sizes: Any) -> Compiled
     return predictor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gru", "lstm", "rnn"])
 def test_compiled_it_does_what_is_written_to_be_read(family: str) -> None:
     predictor, z = opened(family), stream(other())[CHANGED - 3_000 : CHANGED + 3_000]

@@ -86,6 +86,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("arguments", list(MISTAKES))
+@pytest.mark.slow
 def test_a_mistake_is_answered_with_one_line_before_anything_is_measured(arguments: str) -> None:
     status, said, complaint = finish(start(*arguments.split()))
     assert status == 2 and said == "" and len(complaint.splitlines()) == 1
@@ -234,6 +235,7 @@ def test_a_refit_by_neither_way_or_by_both_is_void(compiled: int, by_torch: int)
         Passes(compiled, by_torch).subject("gru", 5)
 
 
+@pytest.mark.slow
 def test_a_family_without_gradients_cannot_pass_for_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refit, "FAMILY", "arx")
     with pytest.raises(TwinError, match="it is not certain what was measured"):
@@ -312,14 +314,8 @@ SUMMARIES = {
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "name",
-    [
-        "simulate",
-        pytest.param("startup", marks=pytest.mark.slow),
-        pytest.param("refit", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("name", ["simulate", "startup", "refit"])
+@pytest.mark.slow
 def test_a_quick_look_gives_whole_figures(name: str, tmp_path: Path) -> None:
     file, pictures = tmp_path / "figures.json", tmp_path / "pictures"
     status, said, complaint = finish(start(name, "--quick", "--json", str(file), "--plot", str(pictures)))
@@ -437,6 +433,7 @@ def test_growth_compares_the_ends_of_a_stream() -> None:
     assert growth_figures(np.array([1.0, 1.0, 9.0] * 30))["growth"] == 1.0  # a disturbance is no growth
 
 
+@pytest.mark.slow
 def test_the_kernels_activations_are_within_their_stated_error() -> None:
     found = activations.measure(Console(quiet=True), quick=True)
     assert found.details["patterns"] > 1_000_000

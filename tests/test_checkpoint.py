@@ -435,6 +435,7 @@ print(len(list(run_dir.glob(".*"))), 0)
 
 
 @pytest.mark.parametrize("way", ["saved", "careless"])
+@pytest.mark.slow
 def test_processes_killed_while_they_save_leave_no_damage(way: str, tmp_path: Path) -> None:
     """Fifty kill -9 at random moments: nothing damaged, nothing acknowledged lost, nothing left behind.
 

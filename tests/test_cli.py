@@ -185,6 +185,7 @@ def answers(place: Path) -> Iterator[dict[str, subprocess.CompletedProcess[str]]
 
 
 @pytest.mark.parametrize("arguments", [case.arguments for case in CASES])
+@pytest.mark.slow
 def test_a_mistake_is_answered_with_advice_and_status_2(
     arguments: str, answers: dict[str, subprocess.CompletedProcess[str]]
 ) -> None:
@@ -194,6 +195,7 @@ def test_a_mistake_is_answered_with_advice_and_status_2(
     assert re.search(str(answer.args), " ".join(answer.stderr.split())), answer.stderr
 
 
+@pytest.mark.slow
 def test_a_mistake_leaves_nothing_behind(
     place: Path, answers: dict[str, subprocess.CompletedProcess[str]]
 ) -> None:

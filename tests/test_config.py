@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,25 @@ def test_what_was_loaded_can_be_handed_to_another_process(tmp_path: Path) -> Non
     path = tmp_path / "config.json"
     path.write_text(config.model_dump_json(exclude_unset=True))
     assert load(path).model_dump() == config.model_dump()
+
+
+def test_a_file_of_another_process_s_is_refused_with_advice_too(tmp_path: Path) -> None:
+    for text in ('{"trainer": {"period": 0}}', '{"trainer": 3}', "[1]", "{"):
+        path = written(tmp_path, text, "config.json")
+        with pytest.raises(ConfigError, match=r"--period = 0|\[trainer\] = 3|config\.json: "):
+            load(path, trainer={"steps": 3})
+
+
+def test_a_process_that_is_given_its_settings_loads_nothing_that_reads_files_of_people(
+    tmp_path: Path,
+) -> None:
+    path = written(tmp_path, '{"bus": {"source": "pump"}}', "config.json")
+    code = "import pathlib, sys, twin.cli, twin.settings; load = twin.settings.load; "
+    code += "print(load(pathlib.Path(sys.argv[1]), bus={'await_subscribers': 2}).bus); "
+    code += "sys.exit('asyncio' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "source='pump'" in done.stdout and "await_subscribers=2" in done.stdout
 
 
 def test_the_environment_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

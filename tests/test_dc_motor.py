@@ -99,6 +99,7 @@ def test_standing_motor_breaks_away_above(excess: float, side: int, by_load: boo
 @given(
     speed=st.floats(-200, 200), dry=st.floats(0, 0.01), viscous=st.floats(0, 1e-4), current=st.floats(-2, 2)
 )
+@pytest.mark.slow
 def test_friction_never_creates_energy(speed: float, dry: float, viscous: float, current: float) -> None:
     """A shorted motor without load: its energy only falls, and dry friction brings it to a stand for good."""
     m = replace(QUBE, coulomb_friction=dry, viscous_friction=viscous)

@@ -31,6 +31,7 @@ SMALL = TrainerConfig(model="gru", hidden_size=4, steps=4, horizon=20, period=0.
 # -- the live driver ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stream_is_answered_learned_from_and_foreseen() -> None:
     plant = motor()
     z = quick(plant, 4000).z
@@ -45,6 +46,7 @@ def test_a_stream_is_answered_learned_from_and_foreseen() -> None:
         assert (rmse(z[start : start + 200, 1:] - run) < 0.5 * z[:, 1:].std(axis=0)).all()
 
 
+@pytest.mark.slow
 def test_a_refit_takes_the_streams_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that takes 0.1 s is answered a hundred samples later, by the model of before."""
     clock = iter(0.1 * k for k in range(10_000))

@@ -77,6 +77,7 @@ class Persistent:
         return np.repeat(np.asarray(z)[:, None, 1:], u.shape[1], axis=1)
 
 
+@pytest.mark.slow
 def test_the_interval_is_that_of_the_errors_of_free_runs() -> None:
     rng = np.random.default_rng(1)
     y = np.cumsum(rng.normal(size=(300_000, 2)) * [1.0, 10.0], axis=0)

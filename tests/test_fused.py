@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,8 @@ with pytest.MonkeyPatch.context() as environment:
     from twin.backends import fused
 
 RECURRENT = [family for family in NETWORKS if family != "window-rnn"]
+QUICK = (1, 33), (2, 6)
+"""Layers and hidden units that `make quick` runs: units that fill no tile, and several layers."""
 TOLERANCE = 1e-6
 """Of a step fed with the same sample and state; answers in units of a signal's largest value."""
 
@@ -70,8 +74,13 @@ def assert_follows(model: Network, rows: int, steps: int = 4) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 18])
-@pytest.mark.parametrize("hidden_size", [1, 6, 16, 33])
-@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("layers", "hidden_size"),
+    [
+        pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+        for case in itertools.product([1, 2, 3], [1, 6, 16, 33])
+    ],
+)
 @pytest.mark.parametrize("family", RECURRENT)
 def test_every_step_is_the_models(family: str, layers: int, hidden_size: int, rows: int) -> None:
     assert_follows(model_of(family, layers, hidden_size), rows)
@@ -100,6 +109,7 @@ def test_the_tiles_of_a_fleet_are_larger(hidden_size: int, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("family", RECURRENT)
+@pytest.mark.slow
 def test_several_samples_in_one_launch_are_as_many_steps(family: str) -> None:
     model, z = model_of(family, layers=2), torch.from_numpy(samples(17, 7)).to(DEVICE)
     one, other = fused.Fused(model, 17), fused.Fused(model, 17)

@@ -86,6 +86,7 @@ def test_each_result_is_in_the_file_before_the_next_stage_begins(tmp_path: Path)
     assert records(file)["second"]["result"]["stages"]["first"]["status"] == "done"
 
 
+@pytest.mark.slow
 def test_a_stage_ends_at_its_limit_with_all_that_it_began(tmp_path: Path) -> None:
     child = "import time; time.sleep(600)"
     code = (
@@ -113,6 +114,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_the_whole_ends_at_its_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "gpu.json"
     stages = [stage("slow", "import time; time.sleep(600)"), stage("next", good(tmp_path / "log"))]
@@ -172,6 +174,7 @@ def test_what_is_missing_is_said_and_what_to_do() -> None:
     assert "lacks torch" in said and "--wheels" in said
 
 
+@pytest.mark.slow
 def test_a_python_without_a_device_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(interpreters, "candidates", lambda: ["/nowhere/python", sys.executable])
     python, words = find(True, None, tmp_path)

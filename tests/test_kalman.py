@@ -136,6 +136,7 @@ def test_the_compiled_period_is_the_reference_s(dt: float) -> None:
 
 @pytest.mark.parametrize("name", ["qube-servo-3", "maxon-re25"])
 @pytest.mark.parametrize("dt", [1e-3, 5e-3])
+@pytest.mark.slow
 def test_without_friction_it_ends_in_the_steady_state_of_the_riccati_equation(name: str, dt: float) -> None:
     """In a steady motion whose samples are what is expected of them, but for the last."""
     p = values_of(replace(motor(name), coulomb_friction=0.0))
@@ -310,7 +311,9 @@ def followed(name: str, mode: str) -> tuple[Array, Array, Array, Array]:
     return one, other, answer, wanted
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode", [pytest.param(m, marks=() if m == "adapting" else pytest.mark.slow) for m in MODES]
+)
 @pytest.mark.parametrize("name", STREAMS)
 def test_the_compiled_filter_is_the_reference(name: str, mode: str) -> None:
     one, other, answer, wanted = followed(name, mode)
@@ -380,6 +383,7 @@ def test_a_pass_of_the_identification_is_the_reference_without_wandering(learn: 
     assert bool((compiled.p != p0).any()) == learn
 
 
+@pytest.mark.slow
 def test_the_streams_cross_every_line_of_the_reference() -> None:
     for name in STREAMS:
         for mode in MODES:
@@ -398,6 +402,7 @@ def history(name: str, mode: str) -> dict[str, Array]:
     }
 
 
+@pytest.mark.slow
 def test_the_streams_hold_what_a_motor_may_meet() -> None:
     """The control of the tests above: what no line of its own says."""
     found = {name: history(name, "adapting") for name in STREAMS}

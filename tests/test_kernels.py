@@ -323,6 +323,7 @@ def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     assert run() == first
 
 
+@pytest.mark.slow
 def test_other_sizes_and_other_sources_are_other_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,7 @@ def trained(name: str, stream: list[Sample]) -> Trainer:
     return found
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=[pytest.param("Leaky", marks=pytest.mark.slow), "Smoothed"])
 def trainer(request: pytest.FixtureRequest, stream: list[Sample]) -> Trainer:
     return trained(request.param, stream)
 

@@ -111,6 +111,7 @@ def exact(p: Array, dt: float, v: float, x: Array) -> Array:
 
 @pytest.mark.parametrize("dt", [1e-4, 1e-3, 5e-3])
 @pytest.mark.parametrize("name", MOTORS)
+@pytest.mark.slow
 def test_a_period_is_the_exponential_and_its_derivatives_are_difference_quotients(
     name: str, dt: float
 ) -> None:
@@ -289,6 +290,7 @@ def test_one_outlier_is_not_believed(column: int, size: float) -> None:
             assert value == pytest.approx(clean.parameters[name][0], rel=2e-3)
 
 
+@pytest.mark.slow
 def test_a_motor_without_noise_and_load_is_followed_to_the_rounding_of_its_samples() -> None:
     z = quick(QUBE, 12_000, load=0.0, noise=SensorNoise.none()).z
     model = fitted(z[:6_000])

@@ -164,6 +164,7 @@ def test_a_free_run_equals_stepping_with_its_own_answers_and_leaves_the_state(ca
     assert one.free_run(z[:, 10], u[:, :0]).shape == (2, 0, 2)
 
 
+@pytest.mark.slow
 def test_a_long_free_run_and_a_portion_longer_than_a_batch_agree(case: Case) -> None:
     """`warm` divides what is long: the joints must not show."""
     z = np.tile(case.samples(1), (1, 40, 1))[:, :1_100]

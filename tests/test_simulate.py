@@ -238,6 +238,7 @@ def test_a_sample_is_several_times_cheaper_than_calling_solve_ivp() -> None:
     assert median(lambda: next(samples)) < anew / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MOTORS)
 @pytest.mark.parametrize("drifting", [False, True], ids=["steady", "drifting"])
 def test_a_plant_keeps_nothing_of_its_past_samples(name: str, drifting: bool) -> None:

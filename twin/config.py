@@ -11,13 +11,6 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    JsonConfigSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
 
 from twin.address import endpoint
 from twin.defaults import ADAPT, BACKEND, WINDOW
@@ -176,32 +169,16 @@ class ReportConfig(Section):
     """Horizon of the free run in the report, s."""
 
 
-class Config(BaseSettings):
+class Config(BaseModel):
     """Every setting of livetwin."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     bus: BusConfig = BusConfig()
     plant: PlantConfig = PlantConfig()
     twin: TwinConfig = TwinConfig()
     trainer: TrainerConfig = TrainerConfig()
     report: ReportConfig = ReportConfig()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The command line before the file; no environment variables, so that a run is what its files say."""
-        return (
-            init_settings,
-            TomlConfigSettingsSource(settings_cls),
-            JsonConfigSettingsSource(settings_cls),
-        )
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -83,6 +83,13 @@ def collect(*, everything: bool = False) -> None:
     gc.collect(2 if everything else 0)
 
 
+def give_back_memory() -> None:
+    """Give the system what was allocated and freed again: glibc keeps it, in every thread's own store."""
+    libc = _libc()
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def sleep_precisely() -> None:
     """Let this thread's sleeps end when they should; Linux adds 50 µs unless asked not to."""
     libc = _libc()

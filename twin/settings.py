@@ -1,4 +1,5 @@
-"""Reads the settings: defaults, then a TOML file, then the command line.
+"""Reads the settings: defaults, then a TOML file, then the command line. Environment variables change
+nothing, so that a run is what its files say.
 
 Unknown keys are refused, naming the known ones; and so are settings that would have no effect.
 
@@ -10,12 +11,12 @@ twin.errors.ConfigError: [trainer] has no 'hiden_size'; it knows model, hidden_s
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_settings import SettingsConfigDict, SettingsError
 
 from twin.config import SECTIONS, Config, PlantConfig
 from twin.errors import ConfigError
@@ -30,28 +31,44 @@ def load(path: Path | None, **sections: dict[str, Any]) -> Config:
         ConfigError: a file that cannot be read, an unknown key, a value out of range, or a setting that
             would have no effect.
     """
-    source: dict[str, Any] = {}
-    if path is not None:
-        if not path.is_file():
-            raise ConfigError(
-                f"{path}: {'a directory' if path.is_dir() else 'no such file'}; --config takes a TOML file"
-            )
-        source = {"json_file" if path.suffix == ".json" else "toml_file": path}
-
-    class _Config(Config):
-        model_config = SettingsConfigDict(**source)  # type: ignore[typeddict-item]
-
+    if path is not None and not path.is_file():
+        raise ConfigError(
+            f"{path}: {'a directory' if path.is_dir() else 'no such file'}; --config takes a TOML file"
+        )
     try:
-        config = _Config(**sections)  # type: ignore[arg-type]
+        config = Config.model_validate(_over({} if path is None else _read(path), sections))
     except ValidationError as error:
         raise ConfigError("\n".join(_advice(fault) for fault in error.errors())) from None
-    except (SettingsError, ValueError, TypeError) as error:  # the file's own syntax
+    except (ValueError, TypeError) as error:  # the file's own syntax
         raise ConfigError(f"{path}: {error}") from None
     name = config.bus.source or _default_source(config.plant)
     bus = config.bus.model_copy(update={"source": check_source(name)})
     found = Config.model_construct(**{**dict(config), "bus": bus})
     refuse_unused(found)
     return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a file sets.
+
+    JSON is what `twin run` gives the processes that it starts. They do without what reads people's files,
+    which brings asyncio and TLS along: 5 MB in each of them.
+    """
+    if path.suffix == ".json":
+        return dict(json.loads(path.read_text()))
+    from pydantic_settings import BaseSettings, TomlConfigSettingsSource
+
+    return TomlConfigSettingsSource(BaseSettings, path)()
+
+
+def _over(found: dict[str, Any], sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What a file sets, and over it some sections; what is no section there stays, to be refused."""
+    both = {
+        name: {**found.get(name, {}), **section}
+        for name, section in sections.items()
+        if isinstance(found.get(name, {}), dict)
+    }
+    return {**found, **both}
 
 
 def _default_source(plant: PlantConfig) -> str:

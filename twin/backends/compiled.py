@@ -10,8 +10,6 @@ from typing import Any, ClassVar, Final, NoReturn
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba.core.registry import cpu_target
-from numba.core.runtime import rtsys
 
 from twin.checkpoint import Checkpoint, check
 from twin.families import NETWORK, Sizes, family_of, network_sizes, state_size
@@ -28,7 +26,6 @@ that has done so must not fork and step in the child, which has no such threads.
 
 _MAX_WARM_PRODUCTS: Final = 2**25  # in one call of `warm`, a millisecond: then other threads can run
 _ONE_AT_A_TIME: Final = threading.Lock()  # not every layer of Numba's threads serves two callers
-rtsys.initialize(cpu_target.target_context)  # as the first kernel would, and a loop wait for it
 
 
 class Compiled:

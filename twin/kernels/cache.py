@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from llvmlite import binding
 from numba import njit
 from numba.core.caching import IndexDataCacheFile, NullCache
 from numba.core.compiler import CompileResult
-from numba.core.runtime import rtsys
+from numba.core.runtime import _nrt_python
 
 from twin.kernels.disk import name_of, prune, readable, touch, writable
 
@@ -35,7 +37,7 @@ class _Disk(NullCache):
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         """The machine code for arguments of some types, or None where there is none that can be read."""
-        rtsys.initialize(context)  # `refresh`, which compiling needs, would take 60 MB and a second
+        _name_runtime()
         for folder in readable():
             with contextlib.suppress(Exception):  # whatever a damaged file makes of Numba's loader
                 code = self._file(folder, signature).load(_KEY)
@@ -67,6 +69,17 @@ class _Disk(NullCache):
         for path in (folder / f"{base}.nbi", folder / f"{base}.1.nbc"):
             touch(path)
             used.add(path)
+
+
+@cache
+def _name_runtime() -> None:
+    """Tell the linker where the functions of Numba's runtime are that code which was read may call.
+
+    The first part of `rtsys.initialize`. The rest of it compiles, for what will be compiled itself, and makes
+    much of LLVM resident: 29 MB; `context.refresh`, which comes before any compiling, 60 MB and a second.
+    """
+    for name, address in _nrt_python.c_helpers.items():
+        binding.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)
 
 
 def kept(function: Any, *constants: object, **options: Any) -> Any:
