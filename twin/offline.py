@@ -3,8 +3,7 @@
 Like `Trainer` it knows no clock or file; its caller says how much of the budget is spent. Training is
 `twin.models.training`: one step ahead first, then also in free run, because a model that is right one step
 ahead may still run away when it is fed with its own outputs (Ljung, System Identification, section 16.5).
-Models are judged in free run over held-out samples, over each octave of time alike, so that the next sample
-counts as much as the far end.
+Models are judged in free run over held-out samples, and by whether they stay where the recordings were.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from twin.checkpoint import Checkpoint
 from twin.errors import RecordingError
-from twin.families import AUTO, MOTOR, NETWORK, family_for
+from twin.families import AUTO, MOTOR, NETWORK, family_for, family_of
 from twin.messages import Spec
 from twin.models import own
 from twin.models.model import Identifies, Model
@@ -30,14 +29,8 @@ from twin.models.network import Network
 from twin.models.opening import class_of, new_model, sizes_for
 from twin.models.scaling import Scaling
 from twin.models.training import Course, free_run_likelihood, likelihood, one_step_squares
+from twin.split import Split, check
 
-HELD_OUT_SHARE: Final = 0.15
-"""Share of each recording, its newest, that is not trained on: models are validated on it."""
-PART_SAMPLES: Final = 2_500
-"""Samples, about, of the parts into which a longer recording is cut. The newest share of each part is held
-out, so that models are validated on all that happens in the recording rather than on how it ends."""
-MIN_RECORDING_SAMPLES: Final = 60
-"""Samples of the shortest recording that can be divided into one part to train on and one to validate on."""
 TAPS_TRIED: Final = (2, 4, 8, 16, 32)
 """Orders of the linear part that are tried, in samples; `MIN_SAMPLES_PER_COEFFICIENT` limits them."""
 MIN_SAMPLES_PER_COEFFICIENT: Final = 30
@@ -46,21 +39,11 @@ FEW_TAPS: Final = 8
 """Taps at most of the plan that leaves more to the network than to its linear part."""
 WINDOW_SAMPLES: Final = 10
 """Samples that one prediction of a window-rnn sees."""
-MAX_WARM_UP_SAMPLES: Final = 200
-"""Measured samples of a training window that warm the hidden state; fewer of short recordings."""
-MAX_FREE_RUN_SAMPLES: Final = 128
-"""Samples of a training window over which the model then runs free; fewer of short recordings."""
-MAX_JUDGED_SAMPLES: Final = 1_024
-"""Samples, at most, over which a model that is judged runs free."""
 FULL_WARM_UP_SHARE: Final = 0.25
 """Share of the training steps that warm up over all samples, as a stream does; the others take fewer, so that
 a model that has seen little is of use too."""
 BATCH_WINDOWS: Final = 32
 """Windows in the batch of one training step."""
-RUNAWAY_WINDOWS: Final = 8
-"""Long windows on which it is seen whether a model's free run stays in the range of the recordings."""
-MAX_RUNAWAY_SAMPLES: Final = 2_000
-"""Samples of each, at most."""
 RUNAWAY_RANGES: Final = 1.5
 """Ranges of an output, from the middle of its range, beyond which a free run has left it."""
 RUNAWAY_ERROR_RATIO: Final = 1.25
@@ -78,8 +61,6 @@ MAX_VAIN_RETRIES: Final = 6
 """Trainings of the best plan in succession without a better model, after which the fit ends."""
 VALIDATIONS_PER_PLAN: Final = 40
 """Times that the model of a plan is validated on the held-out samples, evenly over the plan's time."""
-MAX_HELD_OUT_WINDOWS: Final = 128
-"""Held-out windows on which a model is validated: more would take the time from training."""
 
 Array = NDArray[np.float64]
 
@@ -127,34 +108,13 @@ class Attempt:
     error: float = math.inf
     reached: float = 0.0
     model: Model | None = None
+    runs_away: bool = False
+    """Whether its free run leaves the range of the recordings."""
 
-
-class Split:
-    """Recordings (T, F), divided into what is learned from and what is judged on.
-
-    `stretches` are learned from; `samples` (T, F) are all of them, one after the other, and `starts` where
-    whole windows of `warm` + `length` samples begin, each inside one. `held` are windows to judge on, whose
-    samples after the warm-up come later than all that is learned from; `long` (B, T, F) are for runaways.
-    """
-
-    def __init__(self, records: Sequence[Array]) -> None:
-        parts = [part for z in records for part in np.array_split(z, max(len(z) // PART_SAMPLES, 1))]
-        ends = [round((1.0 - HELD_OUT_SHARE) * len(z)) for z in parts]
-        self.stretches = [z[:end] for z, end in zip(parts, ends, strict=True)]
-        self.samples = torch.from_numpy(np.concatenate(self.stretches).astype(np.float32))
-        shortest = min(ends)
-        self.warm = min(MAX_WARM_UP_SAMPLES, shortest // 3)
-        self.length = min(MAX_FREE_RUN_SAMPLES, shortest // 3)
-        self.held = held_out(parts, ends, self.warm, MAX_JUDGED_SAMPLES)
-        lengths = [len(z) for z in self.stretches]
-        firsts, size = np.cumsum([0, *lengths[:-1]]), self.warm + self.length
-        self.starts = np.concatenate(
-            [a + np.arange(n - size + 1) for a, n in zip(firsts, lengths, strict=True)]
-        )
-        longest = max(records, key=len)
-        size = min(len(longest), self.warm + MAX_RUNAWAY_SAMPLES)
-        begins = np.unique(np.linspace(0, len(longest) - size, RUNAWAY_WINDOWS).astype(int))
-        self.long = torch.from_numpy(np.stack([longest[k : k + size] for k in begins]).astype(np.float32))
+    @property
+    def rank(self) -> float:
+        """By which attempts are compared: one that runs away must be clearly better."""
+        return self.error * (RUNAWAY_ERROR_RATIO if self.runs_away else 1.0)
 
 
 class Fit:
@@ -183,7 +143,8 @@ class Fit:
 
     @property
     def held_out(self) -> float:
-        """The error of the best model so far, the NRMSE in free run over held-out samples."""
+        """The error of the best model so far, the NRMSE in free run over held-out samples; infinite without
+        one."""
         return self.best.error if self.best is not None else math.inf
 
     # -- the course of a fit -------------------------------------------------------------------------
@@ -207,7 +168,7 @@ class Fit:
             attempts.append((yield from self._train(plan, spent, TRIALS_SHARE * (i + 1) / len(plans))))
         vain = 0
         while (begun := spent()) < 1.0 and vain < MAX_VAIN_RETRIES:
-            best = min(attempts, key=lambda attempt: attempt.error)
+            best = min(attempts, key=lambda attempt: attempt.rank)
             share = max(RETRY_TIME_RATIO * best.reached, MIN_RETRY_SHARE)
             late = best.reached > LATE_SHARE * best.span  # it was still improving
             until = 1.0 if late or share > 0.7 * (1.0 - begun) else begun + share
@@ -216,9 +177,9 @@ class Fit:
             attempts.append(again)
 
     def _plans(self, taps: int) -> list[Plan]:
-        """What is tried: free runs late in the course, which a disturbance that nobody measures wants; a small
-        network with small steps and slow averages, for a drift; and twice as many taps, which a position with
-        a coarse encoder wants."""
+        """What is tried: free runs late in the course, for a disturbance that nobody measures; few taps or
+        small steps with slow averages, for a drift; and twice as many taps, for a position with a coarse
+        encoder."""
         if not self.tries_plans:
             return [Plan(self.family, 32, taps, 3e-3, seed=self.seed)]
         more = min(2 * taps, TAPS_TRIED[-1])
@@ -236,7 +197,8 @@ class Fit:
     def _linear(self, spent: Callable[[], float]) -> Generator[Progress, None, int]:
         """Keep the best linear model, and answer its taps."""
         best = Attempt(Plan(self.family, 32, TAPS_TRIED[0], 0.0, seed=self.seed))
-        for taps in (TAPS_TRIED[0], *filter(self._affords, TAPS_TRIED[1:])):
+        more = TAPS_TRIED[1:] if "taps" in family_of(self.family).needs else ()
+        for taps in (TAPS_TRIED[0], *filter(self._affords, more)):
             attempt = Attempt(replace(best.plan, taps=taps))
             self._judge(attempt, self._begin(attempt.plan))
             if attempt.error < 0.99 * best.error:  # more taps must be worth it
@@ -334,13 +296,11 @@ class Fit:
         return free_run_likelihood(((run - y) / scale).square().mean(0))
 
     def _keep(self, attempt: Attempt) -> None:
-        """Keep an attempt if it is the best so far. One whose free run leaves the recordings' range must be
-        clearly better than one that stays."""
+        """Keep an attempt if it is the best so far."""
         if attempt.model is None:
             return
-        if self._runs_away(attempt.model):
-            attempt.error *= RUNAWAY_ERROR_RATIO
-        if attempt.error < self.held_out:
+        attempt.runs_away = self._runs_away(attempt.model)
+        if self.best is None or attempt.rank < self.best.rank:
             self.best = attempt
 
     @torch.no_grad()
@@ -373,36 +333,3 @@ class Fit:
             config={"fit": asdict(self.best.plan) | split},
             metrics=metrics,
         )
-
-
-def held_out(records: Sequence[Array], ends: Sequence[int], warm: int, length: int) -> Tensor:
-    """Windows (B, warm + length, F) whose samples after the warm-up come after the recordings' `ends`."""
-    windows, each = [], max(MAX_HELD_OUT_WINDOWS // len(records), 1)
-    shortest = min(len(z) - end for z, end in zip(records, ends, strict=True))
-    length = min(length, -(-shortest // 2))  # so that windows begin in many places
-    for z, end in zip(records, ends, strict=True):
-        starts = np.unique(np.linspace(end, len(z) - length, each).astype(int))
-        windows += [z[start - warm : start + length] for start in starts]
-    return torch.from_numpy(np.stack(windows).astype(np.float32))
-
-
-def check(records: Sequence[Array], spec: Spec) -> None:
-    """Refuse recordings from which nothing can be learned.
-
-    Raises:
-        RecordingError: one that is too short, or signals that do not move.
-    """
-    for i, z in enumerate(records, 1):
-        if len(z) < MIN_RECORDING_SAMPLES:
-            raise RecordingError(
-                f"recording {i} of {len(records)} has {len(z)} samples; to learn from some and judge on "
-                f"others, {MIN_RECORDING_SAMPLES} are needed: give a longer one"
-            )
-    z = np.concatenate(records)
-    for column, name in enumerate(spec.features):
-        if z[:, column].std() <= 1e-6 * np.abs(z[:, column]).max():
-            kind = "input" if column < len(spec.inputs) else "output"
-            raise RecordingError(
-                f"the {kind} {name} does not move: nothing can be learned of it; leave it out, or give a "
-                "recording in which it moves"
-            )

@@ -25,7 +25,8 @@ _CELLS: Final[dict[Cell, Callable[..., Tensor]]] = {
 }
 
 REFIT_RIDGE_SHARE: Final = 1e-6
-"""Ridge penalty of a readout that moves, as a share of a unit variance: what hardly occurs stays as it was."""
+"""Ridge penalty of a readout that moves, as a share of a unit variance: what hardly occurs in the samples
+stays as it was."""
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -36,8 +37,8 @@ class Recurrent(nn.Module):
     The readout sees the hidden state h of the last layer and the newest n samples themselves, its `taps`. The
     direct term D is a linear ARX model of order n (Ljung, System Identification, section 4.2): what follows
     linearly from the newest samples need not pass through the network, which is left with the rest, and D has
-    a closed solution (`twin.models.linear`). One tap sees a motor whose speed is measured; where only a position is,
-    or where the encoder is coarse, the speed must be made out from several.
+    a closed solution (`twin.models.linear`). One tap sees a motor whose speed is measured; where only a
+    position is, or where the encoder is coarse, the speed must be made out from several.
 
     Neighbouring samples are almost the same, so an optimiser moves all n coefficients of a signal together:
     the division by n makes their sum move no faster than the other weights.
