@@ -329,7 +329,7 @@ def test_older_segments_of_another_plant_are_not_learned_from(accepted: tuple[Tr
 
     def gradient(z: NDArray[np.float32]) -> NDArray[np.float32]:
         model.zero_grad()
-        _loss(model, torch.from_numpy(z), half).backward()  # type: ignore[no-untyped-call]
+        _loss(model, torch.from_numpy(z), half, WINDOW).backward()  # type: ignore[no-untyped-call]
         return np.concatenate([np.ravel(p.grad) for p in model.parameters() if p.grad is not None])
 
     alone, mixed = gradient(same[:half]), gradient(np.concatenate((same[:half], other[half:])))

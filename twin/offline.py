@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Final, cast
 
@@ -149,7 +149,7 @@ class Fit:
 
     # -- the course of a fit -------------------------------------------------------------------------
 
-    def run(self, spent: Callable[[], float]) -> Iterator[Progress]:
+    def run(self, spent: Callable[[], float]) -> Generator[Progress, None, None]:
         """Find a model, until `spent` says that all of the budget (1) is gone, or until more does not help.
 
         First the linear models, of which the best says how many taps there shall be; a motor's equations,
@@ -202,11 +202,9 @@ class Fit:
             attempt = Attempt(replace(best.plan, taps=taps))
             self._judge(attempt, self._begin(attempt.plan))
             if attempt.error < 0.99 * best.error:  # more taps must be worth it
-                best = attempt
-            yield Progress(spent(), attempt.plan.name, min(best.error, self.held_out))
-        if best.model is not None:
-            self.linear = best
-            self._keep(best)
+                best = self.linear = attempt
+                self._keep(attempt)
+            yield Progress(spent(), attempt.plan.name, self.held_out)
         return best.plan.taps
 
     def _identify(self, family: str, spent: Callable[[], float]) -> Generator[Progress, None, None]:
@@ -237,21 +235,25 @@ class Fit:
         model, begun = self._begin(plan), spent()
         attempt, looks, split = Attempt(plan, max(until - begun, 1e-9)), 0, self.split
         course = Course(model, model.core.RATE_SHARE * plan.learning_rate)
-        while model.core.RATE_SHARE:
-            now = spent()
-            share = min((now - begun) / attempt.span, 1.0)
-            if share >= looks / VALIDATIONS_PER_PLAN or share >= 1.0:
-                looks += 1
-                if self._judge(attempt, cast(Network, course.average)):
-                    attempt.reached = share * attempt.span
-                yield Progress(spent(), plan.name, min(attempt.error, self.held_out))
-                if share >= 1.0 or not math.isfinite(attempt.error):
-                    break
-            rows = self._random.choice(split.starts, BATCH_WINDOWS)[:, None]
-            z = split.samples[torch.from_numpy(rows + np.arange(split.warm + split.length))]
-            course.step(self._loss(plan, model, z, self._warm_up(plan), share >= plan.free_run_from), share)
-            yield Progress(now, plan.name, min(attempt.error, self.held_out))  # the caller may end it here
-        self._keep(attempt)
+        try:
+            while model.core.RATE_SHARE:
+                now = spent()
+                share = min((now - begun) / attempt.span, 1.0)
+                if share >= looks / VALIDATIONS_PER_PLAN or share >= 1.0:
+                    looks += 1
+                    if self._judge(attempt, cast(Network, course.average)):
+                        attempt.reached = share * attempt.span
+                    yield Progress(spent(), plan.name, min(attempt.error, self.held_out))
+                    if share >= 1.0 or not math.isfinite(attempt.error):
+                        break
+                rows = self._random.choice(split.starts, BATCH_WINDOWS)[:, None]
+                z = split.samples[torch.from_numpy(rows + np.arange(split.warm + split.length))]
+                course.step(
+                    self._loss(plan, model, z, self._warm_up(plan), share >= plan.free_run_from), share
+                )
+                yield Progress(now, plan.name, min(attempt.error, self.held_out))
+        finally:  # also where the caller ends the fit here
+            self._keep(attempt)
         return attempt
 
     def _warm_up(self, plan: Plan) -> int:

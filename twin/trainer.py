@@ -193,6 +193,7 @@ class Trainer:
             history=self.history,
             end=end,
             newest=self.newest,
+            warm=self.judge.warm,
             steps=config.steps,
             batch=config.batch,
             rate=config.learning_rate * self.caution,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -47,9 +46,6 @@ class Arx(nn.Module):
             return torch.addmm(bias, direct / taps, weight), direct[:, x.shape[1] :]
 
         return step
-
-    def refit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
-        """There is nothing else than what least squares finds."""
 
     def compiled(self, x: Tensor) -> bool:
         """Never: torch runs a linear model's sequence at once."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twin.history import History
+
+PROBED_SEGMENTS: Final = 64
+"""On which it is seen whether a course led anywhere."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,8 @@ class Lesson:
     end: int
     newest: int
     """Samples of the newest part: what changed is there."""
+    warm: int
+    """Samples of a segment that warm the hidden state, where the rest runs free."""
     steps: int
     """Optimiser steps of a whole refit."""
     batch: int
@@ -50,6 +56,13 @@ class Lesson:
         """Every count at which a whole segment begins that is still in the history."""
         starts = self.history.starts(0, self.end)
         return starts[starts >= self.history.count - self.history.length]
+
+    def probe(self) -> NDArray[np.float32]:
+        """Segments (B, segment, F) by which a course is judged: evenly from the history, after a change from
+        its newest part."""
+        starts = self.starts()
+        recent = starts[starts >= self.end - self.newest]
+        return self.history.evenly(recent if self.changed and len(recent) else starts, PROBED_SEGMENTS)
 
     def segments(self, starts: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
         """A batch of segments (B, segment, F), and how many of them, its first, are of the newest part.

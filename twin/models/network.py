@@ -5,8 +5,9 @@ One final class for all families whose weights are found by gradients; what diff
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,13 +24,29 @@ from twin.models.model import better_in_sum
 from twin.models.own import known
 from twin.models.own_torch import OwnCore
 from twin.models.recurrent import Recurrent
+from twin.models.ridge import ridge
 from twin.models.scaling import Scaling
-from twin.models.training import Course, likelihood, one_step_squares, samples_of
+from twin.models.training import (
+    COLD_SHARE,
+    Course,
+    free_run_likelihood,
+    likelihood,
+    one_step_squares,
+    samples_of,
+)
 from twin.models.window_rnn import WindowRNN
 
 FIRST_REFIT_SHARE: Final = 0.25
 """Part of a refit's steps that the first one takes, where least squares has done most of it: any model is
 better than none."""
+ONE_STEP_SHARE: Final = 0.5
+"""Share of a course, its first, in which errors one step ahead alone count; then those in free run too."""
+REFIT_RIDGE_SHARE: Final = 1e-6
+"""Ridge penalty of a readout that moves, as a share of a unit variance."""
+MAX_COLD_SAMPLES: Final = 50
+"""Of a segment, its first, from which a readout does not learn, at most: as `COLD_SHARE`."""
+NEWEST_PROBED: Final = 8
+"""Segments of the probe, its newest, by which the others are measured."""
 FOREIGN_RATIO: Final = 3.0
 """An older segment on which a model errs so many times as much as on the newest is of another plant."""
 
@@ -49,9 +66,6 @@ class Core(Protocol):
 
     def compiled(self, x: Tensor) -> bool:
         """Whether sequences and free runs of such samples are one compiled call each."""
-
-    def refit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
-        """Move the readout to what these samples say, the hidden state left as it is, where that can be."""
 
 
 class Network(nn.Module):
@@ -182,18 +196,25 @@ class Network(nn.Module):
         fit_linear(self.core, pairs, averages=averages)
 
     def refit(self, lesson: Lesson) -> Iterator[float]:
-        """A course of steps over segments of the history; yields the share done.
+        """The readout in closed form, then a course of steps over segments of the history; yields the share
+        done. Of the weights before, between and after, those stay whose errors on the history are smallest.
 
         What changed in a plant is most of it linear in h and the newest samples: so after a change the
-        readout is found in closed form first, in no time and from little data, and training begins there.
+        readout is found from these alone, in no time and from little data, and training begins there.
         """
         recent = lesson.recent() if lesson.changed else None
         if not self.core.RATE_SHARE:
             self.begin_linear(lesson.stretches() if recent is None else [recent])
             yield 1.0
             return
-        if lesson.known and recent is not None:
-            self.core.refit_readout(*self.scaling.pairs(recent, len(self.increment_scale)))
+        if not len(lesson.starts()):
+            return
+        probe = samples_of(lesson.probe())
+        probe = probe[_own(one_step_squares(self, probe).detach(), slice(-NEWEST_PROBED, None))]
+        best = [_Weights.of(self, probe, lesson.warm)]
+        if lesson.known and self.core.LINEAR_START:
+            self._refit_readout(probe if recent is None else samples_of(recent[None]))
+            best.append(_Weights.of(self, probe, lesson.warm))
         quick = lesson.first and self.core.LINEAR_START
         steps = max(1, int(FIRST_REFIT_SHARE * lesson.steps)) if quick else lesson.steps
         course = Course(self, self.core.RATE_SHARE * lesson.rate)
@@ -203,9 +224,29 @@ class Network(nn.Module):
                 break
             z, newest = lesson.segments(starts)
             share = (step + 1) / steps
-            course.step(_loss(self, samples_of(z), newest), share)
+            warm = lesson.warm if share > ONE_STEP_SHARE else z.shape[1]
+            course.step(_loss(self, samples_of(z), newest, warm), share)
             yield share
-        self.load_state_dict(course.average.state_dict())
+        best.append(_Weights.of(cast(Network, course.average), probe, lesson.warm))
+        self.load_state_dict(min(best, key=lambda weights: weights.error).tensors)
+
+    @torch.no_grad()
+    def _refit_readout(self, z: Tensor) -> None:
+        """Move the readout to what segments z (N, T + 1, F) say, the hidden state left as it is.
+
+        Least squares for the rest that the present weights leave, with a ridge: directions that hardly occur
+        in these samples stay as they were.
+        """
+        x = (z[:, :-1] - self.mean) / self.scale
+        y = z[:, :, self.n_inputs :]
+        dy = (y[:, 1:] - y[:, :-1]) / self.increment_scale
+        readout, cold = self.core.readout, int(COLD_SHARE * min(x.shape[1], MAX_COLD_SAMPLES / COLD_SHARE))
+        seen = self.core.regressors(x)
+        rest = (dy - readout(seen))[:, cold:].flatten(0, 1).double().numpy()
+        a = seen[:, cold:].flatten(0, 1).double().numpy()
+        moved = ridge(np.hstack((a, np.ones((len(a), 1)))), rest, REFIT_RIDGE_SHARE).T
+        readout.weight += torch.from_numpy(moved[:, :-1]).float()
+        readout.bias += torch.from_numpy(moved[:, -1]).float()
 
     def improves(self, one_step: float, free_run: float, swaps: bool) -> bool:
         """Better in sum, and neither one step ahead nor in free run clearly worse."""
@@ -255,13 +296,43 @@ def _core(family: str, sizes: Sizes) -> nn.Module:
     raise SpecError(f"a {family} has no network")
 
 
-def _loss(model: Network, z: Tensor, newest: int) -> Tensor:
-    """What a refit lessens, on segments z (B, segment, F), of which the first so many are the newest.
+class _Weights(NamedTuple):
+    """What a network has learned, and its errors on segments."""
+
+    tensors: dict[str, Tensor]
+    error: float
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: Network, z: Tensor, warm: int) -> _Weights:
+        """The present ones, copied. What is not finite counts as infinitely wrong."""
+        tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        error = float(_loss(model, z, len(z), warm))
+        return cls(tensors, error if math.isfinite(error) else math.inf)
+
+
+def _own(squares: Tensor, newest: slice) -> Tensor:
+    """Which of the segments (B,) are of the plant of the newest ones, by their mean squared errors (B, P)."""
+    own = (squares <= FOREIGN_RATIO**2 * squares[newest].mean(0)).all(1)
+    own[newest] = True
+    return own
+
+
+def _loss(model: Network, z: Tensor, newest: int, warm: int) -> Tensor:
+    """What a refit lessens, on segments z (B, segment, F), of which the first so many are the newest: the
+    errors one step ahead over the first `warm` samples, and those in free run over the rest, if any.
 
     Older segments on which the model errs `FOREIGN_RATIO` times as much as on the newest are of a plant that
     has changed since: they are left out, until it changes back.
     """
-    squares = one_step_squares(model, z)  # (B, P)
-    own = squares.detach() <= FOREIGN_RATIO**2 * squares[:newest].detach().mean(0)
-    kept = own.all(1) | (torch.arange(len(z)) < newest)
-    return likelihood(squares[kept].mean(0))
+    inputs = model.n_inputs
+    squares = one_step_squares(model, z[:, :warm])  # (B, P)
+    kept = _own(squares.detach(), slice(newest))
+    found = likelihood(squares[kept].mean(0))
+    if warm == z.shape[1]:
+        return found
+    z = z[kept]
+    _, state = model(z[:, : warm - 1], model.initial_state(len(z)))
+    run = model.free_run(z[:, warm - 1], z[:, warm:, :inputs], state)
+    errors = (run - z[:, warm:, inputs:]) / model.scale[inputs:]
+    return found + free_run_likelihood(errors.square().mean(0))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +38,3 @@ class OwnCore(nn.Module):
     def compiled(self, x: Tensor) -> bool:
         """Never."""
         return False
-
-    def refit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
-        """Nothing is known of its parts."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from twin.families import Cell
-from twin.models.ridge import ridge, taps_of
 from twin.models.through_time import ThroughTime, serves
 
 _NETS: Final[dict[Cell, type[nn.RNN | nn.GRU | nn.LSTM]]] = {
@@ -23,10 +20,6 @@ _CELLS: Final[dict[Cell, Callable[..., Tensor]]] = {
     Cell.ELMAN: torch.rnn_tanh_cell,
     Cell.GRU: torch.gru_cell,
 }
-
-REFIT_RIDGE_SHARE: Final = 1e-6
-"""Ridge penalty of a readout that moves, as a share of a unit variance: what hardly occurs in the samples
-stays as it was."""
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -132,23 +125,8 @@ class Recurrent(nn.Module):
 
         return step
 
-    @torch.no_grad()
-    def refit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
-        """Move C, D and d to what consecutive x (T, F) and dy (T, P) say, the hidden state left as it is.
-
-        Least squares for the rest that the present weights leave, with a ridge: directions that hardly occur
-        in these samples (a millionth of a unit variance) stay as they were.
-        """
-        hidden = (
-            self.net(torch.from_numpy(x[None].astype(np.float32)))[0][0, self.taps - 1 :].double().numpy()
-        )
-        direct = taps_of(x, self.taps)
-        a = np.hstack((hidden, direct, np.ones((len(direct), 1))))
-        weight, bias, size = self.readout.weight, self.readout.bias, self.net.hidden_size
-        unit = np.ones(a.shape[1])
-        unit[size:-1] = self.taps  # the weights are those of the samples over n
-        present = np.hstack((weight.double().numpy(), bias.double().numpy()[:, None])) / unit
-        a, rest = a[self.taps :], (dy[self.taps - 1 :] - a @ present.T)[self.taps :]
-        found = (present + ridge(a, rest, REFIT_RIDGE_SHARE).T) * unit
-        weight.copy_(torch.from_numpy(found[:, :-1]))
-        bias.copy_(torch.from_numpy(found[:, -1]))
+    def regressors(self, x: Tensor) -> Tensor:
+        """What the readout sees of sequences x (N, T, F), from a state of zeros: (N, T, H + n F)."""
+        before = x.new_zeros(len(x), self.taps - 1, x.shape[2])
+        direct = torch.cat((before, x), dim=1).unfold(1, self.taps, 1).transpose(2, 3).flatten(2)
+        return torch.cat((self.net(x)[0], direct / self.taps), dim=2)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -67,5 +66,10 @@ class WindowRNN(nn.Module):
         """Never: all windows are one batch for torch."""
         return False
 
-    def refit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
-        """Nothing is found in closed form."""
+    def regressors(self, x: Tensor) -> Tensor:
+        """What the readout sees of sequences x (N, T, F), from a state of zeros: (N, T, L H)."""
+        rows, steps, features = x.shape
+        samples = torch.cat((x[:, :1].expand(-1, self.window - 1, -1), x), dim=1)
+        windows = samples.unfold(1, self.window, 1).transpose(2, 3).reshape(-1, self.window, features)
+        hidden, _ = self.net(windows, x.new_ones(self.net.num_layers, len(windows), self.net.hidden_size))
+        return hidden.reshape(rows, steps, -1)  # type: ignore[no-any-return]

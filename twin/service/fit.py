@@ -116,10 +116,12 @@ def fit_and_save(
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("least squares", total=budget, error="-")
-        for now in work.run(lambda: (time.process_time() - cpu) / budget):
+        turns = work.run(lambda: (time.process_time() - cpu) / budget)
+        for now in turns:
             error = f"{100 * now.held_out:.3g} %" if np.isfinite(now.held_out) else "-"
             progress.update(task, completed=min(now.spent, 1.0) * budget, description=now.trying, error=error)
             if stop:
+                turns.close()  # which keeps the best that it was working on
                 break
     if stop and work.best is None:
         raise RecordingError("stopped before there was a model: nothing was saved")
