@@ -37,6 +37,11 @@ class Arx(nn.Module):
         direct = samples.unfold(1, self.taps, 1).transpose(2, 3).reshape(rows, steps, -1)  # (N, T, n F)
         return self.readout(direct / self.taps), samples[:, steps:].flatten(1)
 
+    @property
+    def linear(self) -> bool:
+        """Whether it is still as least squares made it."""
+        return True
+
     def stepping(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """The step: one sample x (N, F) and a state (N, S) to increments (N, P) and the state after it."""
         weight, bias, taps = self.readout.weight.t(), self.readout.bias, self.taps

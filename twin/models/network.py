@@ -61,6 +61,10 @@ class Core(Protocol):
     RATE_SHARE: ClassVar[float]
     """Of the learning rate that its steps take; 0 where least squares finds all of its weights."""
 
+    @property
+    def linear(self) -> bool:
+        """Whether it is still as least squares made it."""
+
     def stepping(self) -> Step:
         """One sample x (N, F) and a state (N, S) to increments (N, P) and the state after it."""
 
@@ -196,11 +200,12 @@ class Network(nn.Module):
         fit_linear(self.core, pairs, averages=averages)
 
     def refit(self, lesson: Lesson) -> Iterator[float]:
-        """The readout in closed form, then a course of steps over segments of the history; yields the share
-        done. Of the weights before, between and after, those stay whose errors on the history are smallest.
+        """A course of steps over segments of the history; yields the share done. Of the weights before,
+        between and after, those stay whose errors on the history are smallest.
 
-        What changed in a plant is most of it linear in h and the newest samples: so after a change the
-        readout is found from these alone, in no time and from little data, and training begins there.
+        A network that is still linear begins once more from least squares, as there are more data now. What
+        changed in a plant is most of it linear in h and the newest samples: so after a change the readout is
+        found from these alone, in no time and from little data, and the course begins there.
         """
         recent = lesson.recent() if lesson.changed else None
         if not self.core.RATE_SHARE:
@@ -212,8 +217,11 @@ class Network(nn.Module):
         probe = samples_of(lesson.probe())
         probe = probe[_own(one_step_squares(self, probe).detach(), slice(-NEWEST_PROBED, None))]
         best = [_Weights.of(self, probe, lesson.warm)]
-        if lesson.known and self.core.LINEAR_START:
-            self._refit_readout(probe if recent is None else samples_of(recent[None]))
+        if lesson.known and recent is not None and self.core.LINEAR_START:
+            self._refit_readout(samples_of(recent[None]))
+            best.append(_Weights.of(self, probe, lesson.warm))
+        elif lesson.known and self.core.linear:
+            self.begin_linear(lesson.stretches())
             best.append(_Weights.of(self, probe, lesson.warm))
         quick = lesson.first and self.core.LINEAR_START
         steps = max(1, int(FIRST_REFIT_SHARE * lesson.steps)) if quick else lesson.steps
@@ -224,7 +232,10 @@ class Network(nn.Module):
                 break
             z, newest = lesson.segments(starts)
             share = (step + 1) / steps
-            warm = lesson.warm if share > ONE_STEP_SHARE else z.shape[1]
+            runs_free = share > ONE_STEP_SHARE and self.core.compiled(
+                probe
+            )  # else it would take all the time
+            warm = lesson.warm if runs_free else z.shape[1]
             course.step(_loss(self, samples_of(z), newest, warm), share)
             yield share
         best.append(_Weights.of(cast(Network, course.average), probe, lesson.warm))

@@ -30,6 +30,11 @@ class OwnCore(nn.Module):
             answers.append(increments)
         return torch.stack(answers, dim=1), state
 
+    @property
+    def linear(self) -> bool:
+        """Whether it is still as least squares made it."""
+        return False
+
     def stepping(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """The module itself."""
         step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self.net

@@ -97,6 +97,11 @@ class Recurrent(nn.Module):
         following = nn.functional.pad(inputs[:, :-1], (0, len(gain)))  # y to be filled in
         return self._through_time(torch.cat((x[:, None], following), dim=1), state, gain)[0]
 
+    @property
+    def linear(self) -> bool:
+        """Whether it is still as least squares made it."""
+        return not bool(self.readout.weight[:, : self.net.hidden_size].any())
+
     def stepping(self) -> Step:
         """The step: one sample x (N, F) and a state (N, S) to increments (N, P) and the state after it.
 

@@ -50,6 +50,12 @@ class WindowRNN(nn.Module):
         state = torch.cat((x.new_ones(rows, 1), samples[:, steps:].flatten(1)), dim=1)
         return increments, state
 
+    @property
+    def linear(self) -> bool:
+        """Whether it is still as least squares made it."""
+        units = self.readout.weight.view(-1, self.window, self.net.hidden_size)
+        return not bool(units[:, :, self.net.input_size :].any())
+
     def stepping(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """The step: one sample x (N, F) and a state (N, S) to increments (N, P) and the state after it.
 
