@@ -82,8 +82,9 @@ def refitted(stream: Iterable[Sample], config: TrainerConfig = SMALL) -> Trainer
 
 @pytest.fixture(scope="module")
 def accepted() -> tuple[Trainer, Verdict]:
-    """A trainer with one accepted model; tests that go on from it take a copy of their own."""
-    found = refitted(PRBS[:1200])
+    """A trainer with one model, accepted early; tests that go on from it take a copy of their own, with more
+    samples."""
+    found = refitted(PRBS[:400])
     return found, found.accept()
 
 

@@ -53,6 +53,8 @@ TRIALS_SHARE: Final = 0.3
 """Share of the budget in which all plans are tried once; the rest is spent on the best of them."""
 LATE_SHARE: Final = 0.7
 """Share of a plan's time. If its best model came later than that, it was still improving."""
+BETTER_RATIO: Final = 0.97
+"""Error of a trained model over that of the linear one, below which the training has led somewhere."""
 RETRY_TIME_RATIO: Final = 1.5
 """Time of another training of the best plan, over the time in which that plan reached its best model."""
 MIN_RETRY_SHARE: Final = 0.15
@@ -107,6 +109,8 @@ class Attempt:
     span: float = 0.0
     error: float = math.inf
     reached: float = 0.0
+    last: float = math.inf
+    """The error of the newest model."""
     model: Model | None = None
     runs_away: bool = False
     """Whether its free run leaves the range of the recordings."""
@@ -168,26 +172,33 @@ class Fit:
             attempts.append((yield from self._train(plan, spent, TRIALS_SHARE * (i + 1) / len(plans))))
         vain = 0
         while (begun := spent()) < 1.0 and vain < MAX_VAIN_RETRIES:
-            best = min(attempts, key=lambda attempt: attempt.rank)
+            start = self.linear.error if self.linear is not None else math.inf
+            better = [attempt for attempt in attempts if attempt.error < BETTER_RATIO * start]
+            if better:
+                best = min(better, key=lambda attempt: attempt.rank)
+            else:  # no time was enough: free runs from the begin lead farther from a start that is linear
+                best = min(attempts, key=lambda attempt: (attempt.plan.free_run_from, attempt.last))
             share = max(RETRY_TIME_RATIO * best.reached, MIN_RETRY_SHARE)
             late = best.reached > LATE_SHARE * best.span  # it was still improving
-            until = 1.0 if late or share > 0.7 * (1.0 - begun) else begun + share
+            until = 1.0 if late or not better or share > 0.7 * (1.0 - begun) else begun + share
             again = yield from self._train(replace(best.plan, seed=self.seed + len(attempts)), spent, until)
             vain = 0 if again.error < best.error else vain + 1
             attempts.append(again)
 
     def _plans(self, taps: int) -> list[Plan]:
-        """What is tried: free runs late in the course, for a disturbance that nobody measures; few taps or
-        small steps with slow averages, for a drift; and twice as many taps, for a position with a coarse
-        encoder."""
+        """What is tried: free runs late in the course, for a disturbance that nobody measures; and from its
+        begin, with few taps, for what is not linear. Without a family also small steps with slow averages,
+        for a drift; and twice as many taps, for a position with a coarse encoder."""
+        few, more = min(taps, FEW_TAPS), min(2 * taps, TAPS_TRIED[-1])
+        late = Plan(self.family, 32, taps, 3e-3, seed=self.seed)
+        early = replace(late, free_run_from=0.0, one_step_weight=0.25)
         if not self.tries_plans:
-            return [Plan(self.family, 32, taps, 3e-3, seed=self.seed)]
-        more = min(2 * taps, TAPS_TRIED[-1])
+            return [late, replace(early, taps=few)]
         return [
-            Plan(NETWORK, 32, taps, 3e-3, seed=self.seed),
-            Plan(NETWORK, 32, min(taps, FEW_TAPS), 3e-3, True, 0.0, 0.25, self.seed),
-            Plan(NETWORK, 16, taps, 1e-3, True, 0.0, 0.25, self.seed),
-            *([Plan(NETWORK, 32, more, 3e-3, False, 0.0, 0.25, self.seed)] if self._affords(more) else []),
+            late,
+            replace(early, taps=few, averages=True),
+            replace(early, hidden_size=16, learning_rate=1e-3, averages=True),
+            *([replace(early, taps=more)] if self._affords(more) else []),
         ]
 
     def _affords(self, taps: int) -> bool:
@@ -285,7 +296,7 @@ class Fit:
         with torch.no_grad():
             run = torch.from_numpy(np.asarray(model.free_runs(held.numpy(), warm), np.float32))
         mean = float(self._free_run(run, held[:, warm:, self.inputs :])) / len(self.spec.outputs)
-        error = math.exp(mean) if math.isfinite(mean) else math.inf
+        error = attempt.last = math.exp(mean) if math.isfinite(mean) else math.inf
         finite = all(bool(np.isfinite(a).all()) for a in model.tensors().values())
         if not (finite and error < attempt.error):
             return False
