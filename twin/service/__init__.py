@@ -21,7 +21,10 @@ from twin.messages import Message, Spec, topic
 REPORT_PERIOD_SEC: Final = 1.0
 """Time between two reports of a process's counters."""
 RECONNECT_SEC: Final = 1.0
-"""Silence, or ten periods of the plant if they are longer, after which a connection is made anew."""
+"""Silence, after which a connection to a plant that was never heard is made anew."""
+SILENT_RECONNECT_SEC: Final = 5.0
+"""The same of a plant that was heard, or ten of its periods if they are longer. A busy machine may stop it for
+a second or two, and what is on its way when a connection is made anew is lost."""
 START_TIMEOUT_SEC: Final = 30.0
 """Time for which a process waits at its start for the subscribers that it was asked to await."""
 
@@ -43,7 +46,7 @@ class Stop:
 
 def reconnect_after(spec: Spec) -> float:
     """Silence of a plant, s, after which a subscriber connects to it anew."""
-    return max(RECONNECT_SEC, 10 * spec.dt)
+    return max(SILENT_RECONNECT_SEC, 10 * spec.dt)
 
 
 def say(text: str) -> None:
