@@ -23,8 +23,8 @@ REPORT_PERIOD_SEC: Final = 1.0
 RECONNECT_SEC: Final = 1.0
 """Silence, after which a connection to a plant that was never heard is made anew."""
 SILENT_RECONNECT_SEC: Final = 5.0
-"""The same of a plant that was heard, or ten of its periods if they are longer. A busy machine may stop it for
-a second or two, and what is on its way when a connection is made anew is lost."""
+"""The same of a plant that was heard, or ten of its periods if they are longer. A busy machine may stop one
+for a second or two, and what is on its way when a connection is made anew is lost."""
 START_TIMEOUT_SEC: Final = 30.0
 """Time for which a process waits at its start for the subscribers that it was asked to await."""
 
