@@ -1,9 +1,9 @@
 """`fidelity`, on recordings: `twin fit` with its defaults beside published figures, and the twin online.
 
 Offline: each recording is identified within two minutes of CPU time, and judged on the samples and by the
-figure that its README names. Online: each is streamed once from a cold start through `Twin` and `Trainer`, in
-the stream's order and as if a refit took no time; errors one step ahead and of forecasts over a second, beside a
-recursive ARX model that is fed the same.
+figure that its README names. Online: each is streamed once from a cold start through `Twin` and `Trainer`,
+in the stream's order and as if a refit took no time; errors one step ahead and of forecasts over a second,
+beside a recursive ARX model that is fed the same.
 """
 
 from __future__ import annotations
