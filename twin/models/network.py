@@ -216,13 +216,13 @@ class Network(nn.Module):
             return
         probe = samples_of(lesson.probe())
         probe = probe[_own(one_step_squares(self, probe).detach(), slice(-NEWEST_PROBED, None))]
-        best = [_Weights.of(self, probe, lesson.warm)]
+        best = [_Weights.of(self, probe)]
         if lesson.known and recent is not None and self.core.LINEAR_START:
             self._refit_readout(samples_of(recent[None]))
-            best.append(_Weights.of(self, probe, lesson.warm))
+            best.append(_Weights.of(self, probe))
         elif lesson.known and self.core.linear:
             self.begin_linear(lesson.stretches())
-            best.append(_Weights.of(self, probe, lesson.warm))
+            best.append(_Weights.of(self, probe))
         quick = lesson.first and self.core.LINEAR_START
         steps = max(1, int(FIRST_REFIT_SHARE * lesson.steps)) if quick else lesson.steps
         course = Course(self, self.core.RATE_SHARE * lesson.rate)
@@ -238,7 +238,7 @@ class Network(nn.Module):
             warm = lesson.warm if runs_free else z.shape[1]
             course.step(_loss(self, samples_of(z), newest, warm), share)
             yield share
-        best.append(_Weights.of(cast(Network, course.average), probe, lesson.warm))
+        best.append(_Weights.of(cast(Network, course.average), probe))
         self.load_state_dict(min(best, key=lambda weights: weights.error).tensors)
 
     @torch.no_grad()
@@ -315,10 +315,10 @@ class _Weights(NamedTuple):
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: Network, z: Tensor, warm: int) -> _Weights:
+    def of(cls, model: Network, z: Tensor) -> _Weights:
         """The present ones, copied. What is not finite counts as infinitely wrong."""
         tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        error = float(_loss(model, z, len(z), warm))
+        error = float(likelihood(one_step_squares(model, z).mean(0)))
         return cls(tensors, error if math.isfinite(error) else math.inf)
 
 
