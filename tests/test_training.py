@@ -49,11 +49,11 @@ def test_a_refit_never_ends_with_larger_errors_than_it_began_with(family: str, r
     lesson = found._next_lesson()
     probe = samples_of(lesson.probe())
     before = as_network(found.incumbent)
-    error = _Weights.of(before, probe).error
+    error = _Weights.of(before, probe, lesson.warm).one_step
     for _ in found.refit():
         pass
     assert found.candidate is not None
-    after = _Weights.of(as_network(found.candidate), probe).error
+    after = _Weights.of(as_network(found.candidate), probe, lesson.warm).one_step
     assert math.isfinite(after) and after <= error + 1e-3  # the probe moves on with the history
     if rate == 1.0:
         assert as_network(found.candidate).core.linear

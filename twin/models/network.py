@@ -5,7 +5,6 @@ One final class for all families whose weights are found by gradients; what diff
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Final, NamedTuple, Protocol, cast
 
@@ -45,6 +44,8 @@ REFIT_RIDGE_SHARE: Final = 1e-6
 """Ridge penalty of a readout that moves, as a share of a unit variance."""
 MAX_COLD_SAMPLES: Final = 50
 """Of a segment, its first, from which a readout does not learn, at most: as `COLD_SHARE`."""
+MAX_FREE_RUN_RISE: Final = 0.1
+"""Of the logarithm of the errors in free run, the outputs' together, up to which a course is gone on from."""
 NEWEST_PROBED: Final = 8
 """Segments of the probe, its newest, by which the others are measured."""
 FOREIGN_RATIO: Final = 3.0
@@ -216,13 +217,15 @@ class Network(nn.Module):
             return
         probe = samples_of(lesson.probe())
         probe = probe[_own(one_step_squares(self, probe).detach(), slice(-NEWEST_PROBED, None))]
-        best = [_Weights.of(self, probe)]
+        best = _Weights.of(self, probe, lesson.warm)
         if lesson.known and recent is not None and self.core.LINEAR_START:
             self._refit_readout(samples_of(recent[None]))
-            best.append(_Weights.of(self, probe))
+            found = _Weights.of(self, probe, lesson.warm)
+            best = found if found.better_than(best) else best
         elif lesson.known and self.core.linear:
             self.begin_linear(lesson.stretches())
-            best.append(_Weights.of(self, probe))
+            found = _Weights.of(self, probe, lesson.warm)
+            best = found if found.better_than(best) else best
         quick = lesson.first and self.core.LINEAR_START
         steps = max(1, int(FIRST_REFIT_SHARE * lesson.steps)) if quick else lesson.steps
         course = Course(self, self.core.RATE_SHARE * lesson.rate)
@@ -238,8 +241,8 @@ class Network(nn.Module):
             warm = lesson.warm if runs_free else z.shape[1]
             course.step(_loss(self, samples_of(z), newest, warm), share)
             yield share
-        best.append(_Weights.of(cast(Network, course.average), probe))
-        self.load_state_dict(min(best, key=lambda weights: weights.error).tensors)
+        found = _Weights.of(cast(Network, course.average), probe, lesson.warm)
+        self.load_state_dict((found if found.better_than(best) else best).tensors)
 
     @torch.no_grad()
     def _refit_readout(self, z: Tensor) -> None:
@@ -308,18 +311,24 @@ def _core(family: str, sizes: Sizes) -> nn.Module:
 
 
 class _Weights(NamedTuple):
-    """What a network has learned, and its errors on segments."""
+    """What a network has learned, and its errors on segments, as likelihoods."""
 
     tensors: dict[str, Tensor]
-    error: float
+    one_step: float
+    free_run: float
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: Network, z: Tensor) -> _Weights:
-        """The present ones, copied. What is not finite counts as infinitely wrong."""
+    def of(cls, model: Network, z: Tensor, warm: int) -> _Weights:
+        """The present ones, copied."""
         tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        error = float(likelihood(one_step_squares(model, z).mean(0)))
-        return cls(tensors, error if math.isfinite(error) else math.inf)
+        one_step = float(likelihood(one_step_squares(model, z[:, :warm]).mean(0)))
+        return cls(tensors, one_step, float(_loss(model, z, len(z), warm)) - one_step)
+
+    def better_than(self, other: _Weights) -> bool:
+        """Whether the errors one step ahead are smaller, and those in free run not much larger. What is not
+        finite is never better."""
+        return self.one_step < other.one_step and self.free_run < other.free_run + MAX_FREE_RUN_RISE
 
 
 def _own(squares: Tensor, newest: slice) -> Tensor:
