@@ -13,8 +13,10 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -97,9 +99,6 @@ def _compiled(network: Network, path: Path) -> bytes:
     }
     with torch.no_grad():
         program = torch.export.export(_Step(network), arguments)
-        changed = program.graph_signature.buffers_to_mutate or program.graph_signature.user_inputs_to_mutate
-        if changed:
-            raise ValueError("forward changes tensors of the module or its arguments in place")
         made = torch._inductor.aot_compile(program.module(), arguments, options=options)
     return Path(str(made)).read_bytes()
 
@@ -134,29 +133,35 @@ def open_step(network: Network) -> Step | None:
     """
     name = file_name(network.family, network.sizes)
     for folder in disk.readable():
-        path = folder / name
         with contextlib.suppress(Exception):  # whatever keeps it from being used: torch does the same
-            if not _whole(path):
-                path.unlink(missing_ok=True)  # so that it is compiled again by the next `twin prepare`
+            found = (folder / name).stat()
+            run = _library(folder / name, found.st_ino, found.st_mtime_ns)
+            if run is None:
+                (folder / name).unlink(missing_ok=True)  # the next `twin prepare` makes it again
                 continue
-            step = _loaded(path, network)
-            disk.touch(path)
+            disk.touch(folder / name)
+            step = _step(run, list(_weights(network).values()))
             if _agree(step, network):
                 return step
     return None
 
 
-def _whole(path: Path) -> bool:
-    """Whether a file is as it was written: a damaged library ends the process that loads it."""
+@lru_cache(maxsize=2)
+def _library(path: Path, inode: int, changed_ns: int) -> Callable[[list[Tensor]], list[Tensor]] | None:
+    """The function in a library, loaded once for all models of this process so that a swap does not wait for
+    it; None where it is not as it was written: a damaged library would end the process that loads it.
+
+    `torch._inductor.aoti_load_package` loads such a library likewise, but imports 140 MB of compiler first.
+    """
     content = path.read_bytes()
-    return hashlib.sha256(content[:-_DIGEST_BYTES]).digest() == content[-_DIGEST_BYTES:]
+    if hashlib.sha256(content[:-_DIGEST_BYTES]).digest() != content[-_DIGEST_BYTES:]:
+        return None
+    run: Callable[[list[Tensor]], list[Tensor]] = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1).run
+    return run
 
 
-def _loaded(path: Path, network: Network) -> Step:
-    """The function in a library. `torch._inductor.aoti_load_package` would load it likewise, but imports 140 MB
-    of compiler first."""
-    runner: Any = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
-    run, weights = runner.run, list(_weights(network).values())
+def _step(run: Callable[[list[Tensor]], list[Tensor]], weights: list[Tensor]) -> Step:
+    """What a library does with some weights."""
 
     def step(z: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         y, state = run([z, state, *weights])
