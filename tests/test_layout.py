@@ -68,6 +68,7 @@ TORCH = (
     "twin.models.training",
     "twin.models.window_rnn",
     "twin.backends.eager",
+    "twin.backends.exported",
     "twin.backends.fused",
     "twin.backends.graph",
     "twin.backends.opening",  # to ask for a CUDA device
