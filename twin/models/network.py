@@ -44,7 +44,7 @@ REFIT_RIDGE_SHARE: Final = 1e-6
 """Ridge penalty of a readout that moves, as a share of a unit variance."""
 MAX_COLD_SAMPLES: Final = 50
 """Of a segment, its first, from which a readout does not learn, at most: as `COLD_SHARE`."""
-MAX_FREE_RUN_RISE: Final = 0.1
+MAX_FREE_RUN_RISE: Final = 0.5
 """Of the logarithm of the errors in free run, the outputs' together, up to which a course is gone on from."""
 NEWEST_PROBED: Final = 8
 """Segments of the probe, its newest, by which the others are measured."""
