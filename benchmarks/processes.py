@@ -17,6 +17,7 @@ import numpy as np
 
 from simulators import motor
 from twin.checkpoint import Checkpoint, save
+from twin.config import TrainerConfig
 from twin.errors import TwinError
 from twin.models.opening import new_model
 from twin.models.scaling import Scaling
@@ -103,7 +104,7 @@ def new_checkpoint(dt: float = 1e-3, number: int = 1) -> Checkpoint:
     """A GRU of the default size; what its weights are makes no difference to the time."""
     spec = motor().spec(dt)
     z = np.random.default_rng(0).normal(size=(100, len(spec.features)))
-    model = new_model("gru", spec, Scaling.of(z, len(spec.outputs)), hidden_size=32, taps=8, seed=number)
+    model = new_model("gru", spec, Scaling.of(z, len(spec.outputs)), seed=number, **TrainerConfig().sizes)
     return Checkpoint(number, None, model.family, model.sizes, spec, model.tensors())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from simulators.quick_motor import quick
 from tests.models import new_network
 from twin.backends.compiled import Compiled
 from twin.checkpoint import Checkpoint
+from twin.handover import MIN_SHADOW_SAMPLES
 from twin.kernels import rls
 from twin.messages import Spec
 from twin.models.network import Network
@@ -121,8 +123,10 @@ def test_a_changed_motor_is_followed_and_the_old_one_not_forgotten() -> None:
 
 
 def test_on_an_unchanged_motor_it_is_not_worse_than_the_checkpoint() -> None:
+    """Which is the best linear model of the motor; as good as that, it costs some percent to be ready for
+    another one."""
     z = stream(length=20_000)
-    assert (rms(errors(opened(), z)[500:]) < 1.03 * rms(errors(opened(adapting=False), z)[500:])).all()
+    assert (rms(errors(opened(), z)[500:]) < 1.04 * rms(errors(opened(adapting=False), z)[500:])).all()
 
 
 def test_nothing_drifts_at_rest() -> None:
@@ -216,3 +220,38 @@ def test_a_twin_tells_its_predictors_to_adapt_but_not_in_a_gap() -> None:
     for k in (0, 1, 2, 5, 6):
         twin.step(SPEC.sample(k, stream()[k].tolist()))
     assert wishes == [True, True, True, False, False, True, True]
+
+
+def test_a_new_model_answers_when_it_has_shown_on_the_stream_that_it_is_better() -> None:
+    """Until then it runs in the shadow of the one in use, which has learned from all samples, and a newer one
+    may take its place there."""
+    good, bad = checkpoint(), noisy(checkpoint())
+    twin, samples = Twin(SPEC, window=50), iter(enumerate(stream(length=6_000)))
+
+    def follow(count: int) -> None:
+        for seq, row in islice(samples, count):
+            twin.step(SPEC.sample(seq, row.tolist()))
+            twin.catch_up()
+
+    twin.refresh(replace(bad, number=1))
+    follow(500)
+    assert twin.model == 1, "the first one answers at once"
+    twin.refresh(replace(good, number=2))
+    follow(MIN_SHADOW_SAMPLES)
+    assert twin.model == 1 and twin.models.makes_room
+    follow(2_000)
+    assert twin.model == 2
+    twin.refresh(replace(bad, number=3))
+    assert not twin.models.makes_room
+    follow(2 * MIN_SHADOW_SAMPLES)
+    assert twin.model == 2 and twin.models.makes_room
+    twin.refresh(replace(good, number=4))
+    assert twin.spare is not None and twin.spare.number == 4
+    assert twin.counters.swaps == 2
+
+
+def noisy(model: Checkpoint) -> Checkpoint:
+    """The same, its readout off by a lot more than a readout learns within a second."""
+    weight = model.tensors["core.readout.weight"]
+    off = np.random.default_rng(0).normal(0, 3.0, weight.shape).astype(np.float32)
+    return replace(model, tensors={**model.tensors, "core.readout.weight": weight + off})

@@ -20,10 +20,11 @@ from twin.checkpoint import Checkpoint, load, newest
 from twin.errors import ConfigError, RecordingError
 from twin.evaluation import evaluate
 from twin.messages import Spec
-from twin.models.linear import AVERAGES_SAMPLES, fit_linear
+from twin.models.linear import AVERAGES_SAMPLES
 from twin.models.scaling import Scaling
-from twin.offline import Fit, held_out
+from twin.offline import Fit
 from twin.service.fit import seconds
+from twin.split import held_out
 
 Array = NDArray[np.float64]
 pytestmark = pytest.mark.timeout(300)  # starts of Python with torch, on a machine that may be busy
@@ -67,7 +68,7 @@ def test_what_is_found_runs_free_where_a_linear_model_does_not(monkeypatch: pyte
         ("MAX_WARM_UP_SAMPLES", 20),
         ("MAX_FREE_RUN_SAMPLES", 40),
     ):  # enough for this plant, and quick
-        monkeypatch.setattr(f"twin.offline.{name}", samples)
+        monkeypatch.setattr(f"twin.split.{name}", samples)
     fit, test = Fit([record(1000), record(500, seed=1)], SPEC, "gru"), record(1000, seed=2)
     turns = fit.run(counted(1200))
     while next(turns).spent < 0.01:  # least squares
@@ -97,8 +98,9 @@ def test_the_error_told_falls_and_is_the_kept_models() -> None:
 def test_a_window_never_crosses_the_border_between_recordings() -> None:
     records = [np.full((100, 2), 1.0) + record(100), np.full((130, 2), 100.0) + record(130)]
     fit = Fit(records, SPEC)
-    starts, size = fit._starts(), fit.warm + fit.length
-    windows = fit._samples[torch.from_numpy(starts[:, None] + np.arange(size))][:, :, 1]
+    split = fit.split
+    starts, size = split.starts, split.warm + split.length
+    windows = split.samples[torch.from_numpy(starts[:, None] + np.arange(size))][:, :, 1]
     assert len(starts) == 85 - size + 1 + round(0.85 * 130) - size + 1
     assert ((windows > 50).all(1) | (windows < 50).all(1)).all()
     held = held_out(records, [85, 110], 20, 30)
@@ -113,7 +115,7 @@ def test_least_squares_never_fits_the_step_between_two_recordings() -> None:
             y[k] = 0.8 * y[k - 1] + 0.2 * u[k - 1]
         stretches.append(np.stack([u, y], 1))
     model = new_network("gru", SPEC, Scaling.of(np.concatenate(stretches), 1), hidden_size=2, taps=2)
-    fit_linear(model, stretches)
+    model.begin_linear(stretches, averages=True)
     for z in stretches:
         x = torch.from_numpy(z[None].astype(np.float32))
         with torch.no_grad():
@@ -129,9 +131,9 @@ def test_some_hidden_units_average_and_see_an_offset_that_drifts(family: str) ->
     offset = np.sin(t / 300)
     z = np.stack([u, np.append(0.0, u[:-1]) + offset + 0.3 * rng.standard_normal(4000)], 1)
     model = new_network(family, SPEC, Scaling.of(z, 1), hidden_size=8, taps=2)
-    fit_linear(model, [z])
+    model.begin_linear([z], averages=True)
     plain = new_network(family, SPEC, Scaling.of(z, 1), hidden_size=2, taps=2)  # too small for averages
-    fit_linear(plain, [z])
+    plain.begin_linear([z], averages=True)
     x = torch.from_numpy(z[None].astype(np.float32))
     with torch.no_grad():
         left = [

@@ -40,6 +40,7 @@ LAYERS: list[set[str]] = [
         "twin.validation",
         "twin.excitation",
         "twin.offline",
+        "twin.split",
         "twin.evaluation",
         "twin.changes",
         "twin.comparison",
@@ -64,14 +65,17 @@ TORCH = (
     "twin.models.own_torch",
     "twin.models.recurrent",
     "twin.models.through_time",
+    "twin.models.training",
     "twin.models.window_rnn",
     "twin.backends.eager",
+    "twin.backends.exported",
     "twin.backends.fused",
     "twin.backends.graph",
     "twin.backends.opening",  # to ask for a CUDA device
     "twin.realtime",
     "twin.service.trainer",
     "twin.offline",
+    "twin.split",
     "twin.service.fit",
 )
 """Torch belongs to networks."""
@@ -94,6 +98,7 @@ PURE = {
     "twin.excitation",
     "twin.history",
     "twin.offline",
+    "twin.split",
     "twin.evaluation",
     "twin.changes",
     "twin.comparison",

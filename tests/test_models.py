@@ -225,11 +225,21 @@ def test_the_readout_s_start_survives_a_signal_that_does_not_vary() -> None:
     assert all(np.isfinite(a).all() for a in model.tensors().values())
 
 
-def test_without_a_direct_term_the_readout_s_start_changes_nothing() -> None:
-    model = model_of("window-rnn")
-    before = model.tensors()
-    model.fit(motor(300))
-    assert all(np.array_equal(before[name], a) for name, a in model.tensors().items())
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_start_of_a_network_of_windows_is_the_linear_model_of_as_many_taps(layers: int) -> None:
+    z = motor(400)
+    of_windows, linear = model_of("window-rnn", layers), as_network(beginning("arx", z, taps=WINDOW))
+    for model in (of_windows, linear):
+        model.begin(SPEC, Scaling.of(z, 2))
+        model.fit(z)
+    samples = torch.from_numpy(motor(200, seed=5)[None]).float()
+    with torch.no_grad():
+        one, other = (
+            model(samples, model.initial_state(1))[0][:, WINDOW:] / model.increment_scale
+            for model in (of_windows, linear)
+        )
+    assert (one - other).abs().max() < 1e-3
+    assert of_windows.core.linear and not model_of("window-rnn").core.linear
 
 
 def test_windows_forget_what_is_older_than_they_are_long_and_a_carried_state_does_not() -> None:

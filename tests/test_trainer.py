@@ -24,7 +24,7 @@ from twin.errors import CheckpointError
 from twin.families import FAMILIES
 from twin.messages import Sample, Spec
 from twin.models.model import Model
-from twin.models.network import loss
+from twin.models.network import _loss
 from twin.service.trainer import turn
 from twin.trainer import CHANGED_CAUTION, Trainer
 from twin.twin import Twin
@@ -82,8 +82,9 @@ def refitted(stream: Iterable[Sample], config: TrainerConfig = SMALL) -> Trainer
 
 @pytest.fixture(scope="module")
 def accepted() -> tuple[Trainer, Verdict]:
-    """A trainer with one accepted model; tests that go on from it take a copy of their own."""
-    found = refitted(PRBS[:1200])
+    """A trainer with one model, accepted early; tests that go on from it take a copy of their own, with more
+    samples."""
+    found = refitted(PRBS[:400])
     return found, found.accept()
 
 
@@ -313,7 +314,7 @@ def test_what_the_history_no_longer_holds_is_learned_from_all_the_same() -> None
         found.observe(replace(PRBS[0], seq=seq, t=seq * DT))
     assert len(found.history.past), "the first 300 have left"
     lesson = found._next_lesson()
-    batch = lesson.segments(lesson.starts())
+    batch, _ = lesson.segments(lesson.starts())
     assert batch.shape == (SMALL.batch, SEGMENT, 3)
     assert sum(float(z[:, 2].std()) > 0 for z in batch) >= SMALL.batch // 8
 
@@ -329,7 +330,7 @@ def test_older_segments_of_another_plant_are_not_learned_from(accepted: tuple[Tr
 
     def gradient(z: NDArray[np.float32]) -> NDArray[np.float32]:
         model.zero_grad()
-        loss(model, torch.from_numpy(z), WINDOW, half).backward()  # type: ignore[no-untyped-call]
+        _loss(model, torch.from_numpy(z), half, WINDOW).backward()  # type: ignore[no-untyped-call]
         return np.concatenate([np.ravel(p.grad) for p in model.parameters() if p.grad is not None])
 
     alone, mixed = gradient(same[:half]), gradient(np.concatenate((same[:half], other[half:])))

@@ -123,7 +123,7 @@ class TrainerConfig(Section):
     """Hidden units of each layer."""
     layers: int = Field(1, ge=1, le=8)
     """Recurrent layers."""
-    taps: int = Field(8, ge=1, le=256)
+    taps: int = Field(16, ge=1, le=256)
     """Newest samples that arx, and the linear part of gru, lstm and rnn besides the hidden state, sees."""
     sequence_length: int = Field(10, ge=1, le=1000)
     """Samples that one prediction of the window-rnn looks at; a step costs as much more."""
@@ -132,13 +132,13 @@ class TrainerConfig(Section):
     history: float = Field(60.0, gt=0)
     """Refit on this much of the recent stream, s."""
     horizon: int = Field(100, ge=1, le=100_000)
-    """Samples of free run in a training segment, after the window that warms it."""
+    """Samples of free run by which models are judged, after the window that warms them."""
     batch: int = Field(32, ge=1, le=4096)
     """Segments in one optimiser step."""
-    steps: int = Field(60, ge=1)
+    steps: int = Field(100, ge=1)
     """Optimiser steps of one refit."""
-    learning_rate: float = Field(1e-2, gt=0, le=1)
-    """Step size of Adam; it decays to zero within a refit."""
+    learning_rate: float = Field(3e-3, gt=0, le=1)
+    """Step size of Adam, at most; within a refit it grows, then decays to zero."""
     model_seed: int = Field(1, ge=0)
     """Seed of the first weights and of the choice of segments."""
 

@@ -89,7 +89,7 @@ class Trainer:
         self._last: Sample | None = None
         self._refitted_at = 0  # `history.count` at the last refit's end
         self._lesson: Lesson | None = None  # of the last candidate, until one is accepted
-        self._resume: Model | None = None  # a first candidate that was refused, to go on from
+        self._resume: Model | None = None  # a candidate that was refused, to go on from
         self._random = np.random.default_rng(config.model_seed)
 
     @property
@@ -109,7 +109,7 @@ class Trainer:
 
     @property
     def newest(self) -> int:
-        """Samples of the history's newest part, from which half of what is learned comes."""
+        """Samples of the history's newest part, where what changed is."""
         return max(round(self.config.period / self.spec.dt), self.history.segment)
 
     def observe(self, sample: Sample) -> bool:
@@ -174,9 +174,11 @@ class Trainer:
     def refit(self) -> Iterator[float]:
         """Fit a candidate, from the incumbent's weights if there is one; yields the share done (0 to 1]."""
         self._lesson = lesson = self._next_lesson()
-        model = copy.deepcopy(self.incumbent) if lesson.known else self._resume
-        self._resume = None
-        model = model or self._fitted(self.config.model, lesson.end)
+        resume, self._resume = self._resume, None
+        model = resume if lesson.known and not lesson.changed else None
+        if model is None and lesson.known:
+            model = copy.deepcopy(self.incumbent)
+        model = model or resume or self._fitted(self.config.model, lesson.end)
         yield from model.refit(lesson)
         self.candidate = model
 
@@ -261,12 +263,15 @@ class Trainer:
         passed = candidate.improves(*ratios, swaps=self.incumbent is not None)
         judge.remember(found if passed else other, accepted=passed)
         # a candidate that came out worse went too far: the next one takes smaller steps from the same place
-        self.caution = min(2 * self.caution, 1.0) if passed else max(self.caution / 2, MIN_CAUTION)
+        worse = not passed and ratios[0] >= 1
+        self.caution = max(self.caution / 2, MIN_CAUTION) if worse else min(2 * self.caution, 1.0)
         figures = dict(zip(("one_step_ratio", "free_run_ratio"), ratios, strict=True))
         figures |= found.figures(self.spec.outputs) | other.figures(self.spec.outputs, "incumbent_")
         text = f"error × {ratios[0]:.3f} one step ahead, × {ratios[1]:.3f} in free run, against {rival}"
         if not passed:
-            self._resume = candidate if self.incumbent is None and candidate.resumes else None
+            first = self.incumbent is None
+            resumes = candidate.resumes if first else not (worse or candidate.PRESUMES_PLANT)
+            self._resume = candidate if resumes else None
             return Verdict(False, f"refused: {text}", figures)
         self.taken, self._lesson = self.taken + 1, None
         before = self._incumbent._replace(before=None)

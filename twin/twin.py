@@ -305,7 +305,7 @@ class Twin:
     # -- models --------------------------------------------------------------------------------------
 
     def refresh(self, checkpoint: Checkpoint, predictor: Predictor | None = None) -> None:
-        """Begin to take up a model; `catch_up` completes it.
+        """Begin to take up a model; `catch_up` completes it. One that is still on its way makes room.
 
         `predictor` is the checkpoint already opened, where that was done elsewhere to save time here.
 
@@ -327,7 +327,7 @@ class Twin:
             if active is not None and self.counters.answered:
                 self.horizon_errors.look(self.window, active, self.detection.expected)
             return False
-        if not self.models.catch_up():
+        if not self.models.catch_up(self.detection.measured, self.detection.expected.tolist()):
             return False
         if active is None:
             self.detection.relearn()

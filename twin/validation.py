@@ -169,9 +169,9 @@ class Judge:
         candidate: tuple[Checkpoint, Errors],
         incumbent: tuple[Checkpoint, Errors],
     ) -> tuple[float, float]:
-        """The candidate's errors over the incumbent's. Where the twin adapts, the incumbent has adapted to
-        the whole history, the candidate to the window that warms it: what was learned is not given up for
-        less. Otherwise, and where too few samples came later, it is that of the errors found."""
+        """The candidate's errors over the incumbent's. Where the twin adapts, both have adapted to the whole
+        history: the twin itself waits until the candidate has learned what the incumbent knows. Otherwise,
+        and where too few samples came later, it is that of the errors found."""
         held = history.view().astype(np.float32)
         oldest = history.count - len(held)
         begin, end = list(history.stretches(0, history.count))[-1]
@@ -180,11 +180,11 @@ class Judge:
             return candidate[1].ratio(incumbent[1])
         starts = np.linspace(first, end - self.horizon - 1, JUDGED_SEGMENTS).astype(int)
         errors = []
-        for (model, known), back in ((candidate, first - self.warm), (incumbent, begin)):
+        z = held[begin - oldest : end - oldest]
+        for model, known in (candidate, incumbent):
             # a predictor takes the noise that it adapts by from these figures
             told = replace(model, metrics=known.figures(self.outputs))
-            z = held[back - oldest : end - oldest]
-            place = first - back, starts - back, self.horizon
+            place = first - begin, starts - begin, self.horizon
             errors.append(errors_adapting(open_predictor(told), z, self.inputs, *place))
         return errors[0].ratio(errors[1] if errors[1].finite else incumbent[1])
 

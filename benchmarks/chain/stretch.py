@@ -46,6 +46,8 @@ class Condition:
     refit: bool = False
     """Whether a trainer refits without a pause, and the twin takes up what is better."""
     realtime: bool = False
+    adapt: bool = True
+    """Whether the twin learns at every sample; then a new model has to show first that it is better."""
 
     @property
     def place(self) -> str:
@@ -130,7 +132,9 @@ def measure_stretch(
             everybody.append(station("relay", hear, speak))
         else:
             give_model(place / "run", 1 / condition.rate)
-            everybody.append(twin("predict", *["--realtime"] * condition.realtime))
+            everybody.append(
+                twin("predict", *["--realtime"] * condition.realtime, *["--no-adapt"] * (not condition.adapt))
+            )
         if condition.refit:
             everybody.append(twin("train", "--period", "0.1"))
         spec, samples = (str(recorded / name) for name in (f"spec-{condition.rate:g}", "samples.npy"))

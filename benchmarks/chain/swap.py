@@ -44,7 +44,7 @@ from twin.config import TwinConfig
 from twin.messages import Sample
 from twin.twin import Twin
 
-TWIN: Final = Condition("twin")
+TWIN: Final = Condition("twin", adapt=False)
 DT: Final = 1 / TWIN.rate  # s
 WINDOW: Final = 0.1  # s; the loader looks every 0.05 s, and 100 samples in portions of 16 are 7 turns
 PERIOD: Final = 1.0  # s between two saves

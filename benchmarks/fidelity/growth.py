@@ -73,8 +73,12 @@ def trained(family: str, z: Array, refits: int) -> Checkpoint:
 
 
 def learned(family: str, z: Array, refits: int) -> tuple[Ahead, Run]:
-    """What a family's model answers."""
-    checkpoint = trained(family, z, refits)
+    """What a family's model answers after so many refits."""
+    return answering(trained(family, z, refits))
+
+
+def answering(checkpoint: Checkpoint) -> tuple[Ahead, Run]:
+    """What a model answers, as it is."""
 
     def ahead(z: Array) -> Array:
         return z[:, 1:] - alone(checkpoint, z)

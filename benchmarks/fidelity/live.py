@@ -118,7 +118,7 @@ class Live:
             self._expected = prediction.y
 
     def _look_after_models(self) -> None:
-        if self.twin.models.spare is None and self._arriving and self._arriving[0][0] <= self.k:
+        if self.twin.models.makes_room and self._arriving and self._arriving[0][0] <= self.k:
             self._next = self._arriving.popleft()[1]
             self.twin.refresh(self._next)
         if self.twin.catch_up():

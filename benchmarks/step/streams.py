@@ -23,10 +23,11 @@ from benchmarks.step.rivals import COMPILED, SPEC, looked, network, one_cell, ri
 from benchmarks.step.timers import Rival, in_a_row, rival
 from benchmarks.subject import Subject, certain, of_predictor, of_twin, torch_threads
 from twin.backends.opening import open_predictor
+from twin.config import TrainerConfig
 from twin.messages import Sample
 from twin.twin import Twin
 
-TAPS: Final = 8  # of a twin's model, where nothing else is configured
+TAPS: Final = TrainerConfig().taps  # of a twin's model, where nothing else is configured
 CHUNK: Final = 1_000  # steps timed by one reading of the clock
 STEPS: Final = 1_000_000
 QUICK_STEPS: Final = 200_000

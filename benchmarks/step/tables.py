@@ -130,7 +130,7 @@ def of_streams(result: dict[str, Any]) -> Group:
         p50 = figures["p50"]
         view.add_row(name, us(p50), f"{x_real_time(p50, PERIOD):,.0f}", f"{figures['growth']:.3f}")
     return titled(
-        f"a step in a long stream, {result['stateful']}, compiled; Twin.step with 8 taps",
+        f"a step in a long stream, {result['stateful']}, compiled; Twin.step with 16 taps",
         view,
         "growth: a step of the last tenth of the stream over one of the first.",
     )

@@ -10,8 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from twin.backends import exported
 from twin.checkpoint import Checkpoint
-from twin.models.network import Network
+from twin.families import Cell, family_of
+from twin.models.network import Network, Step
 from twin.models.opening import open_model
 from twin.predictor import Predictor, check_shape
 
@@ -49,6 +51,9 @@ class Eager:
         assert isinstance(model, Network)
         self._model = model.eval().requires_grad_(False).to(device)
         self._step = self._model.stepping()
+        self._exported: Step | None = None  # of the user's own class only: the same step as machine code
+        if rows == 1 and not on_device and family_of(checkpoint.family).cell is Cell.OWN:
+            self._exported = exported.open_step(self._model)
         # the sample (N, F), one memory seen by both: NumPy writes into it, torch reads
         self._host = torch.zeros(rows, len(checkpoint.spec.features), pin_memory=on_device)
         self.sample: npt.NDArray[np.float32] = self._host.numpy()
@@ -82,13 +87,17 @@ class Eager:
         check_shape("z", z, (self.rows, z.shape[1] if z.ndim == 3 else -1, self.sample.shape[1]))
         with torch.inference_mode():
             for start in range(0, z.shape[1], _PORTION):
-                _, self._state = self._model(self._tensor(z[:, start : start + _PORTION]), self._state)
+                _, state = self._model(self._tensor(z[:, start : start + _PORTION]), self._state)
+                self._state = state.contiguous()  # as a compiled step takes it
 
     def step(self, z: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Follow one sample z (N, F), and answer the y (N, P) expected of the next one."""
         if z is not self.sample:
             check_shape("z", z, self.sample.shape)
             self.sample[...] = z
+        if self._exported is not None:
+            y, self._state = self._exported(self._z, self._state)
+            return y.numpy()
         with torch.inference_mode():
             if self._answer is None:
                 y, self._state = self._step(self._z, self._state)

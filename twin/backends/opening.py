@@ -93,7 +93,7 @@ def _open_eager(checkpoint: Checkpoint, rows: int) -> Predictor:
 
 
 def _open_own(checkpoint: Checkpoint, rows: int) -> Predictor:
-    """Of the user's code nothing is compiled: it runs as it is written."""
+    """The user's code runs as it is written, or as `twin prepare` has exported it."""
     try:
         made = own.known(checkpoint.family)
     except SpecError as error:

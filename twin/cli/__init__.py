@@ -164,11 +164,14 @@ def prepare(config: Config) -> None:
     begun = time.monotonic()
     source = open_plant(config)
     found = works(config, source)
+    exports = service.exports(config, source.spec)
     outcome = service.prepare(found, _console)
     if outcome.folder is None:
         raise ConfigError(f"machine code cannot be kept: {service.advice()}")
     if outcome.failed:
         raise TwinError("; ".join(f"{text}: {reason}" for text, reason in outcome.failed.items()))
+    unmade = service.prepare(exports, _console).failed  # why is said, and a run does without
+    found += [work for work in exports if work.text not in unmade]
     names, seconds = ", ".join(work.text for work in found), time.monotonic() - begun
     _console.print(f"ready for this CPU: {names} ({seconds:.1f} s; {outcome.folder})", soft_wrap=True)
 
@@ -178,7 +181,10 @@ def compile(work: str) -> None:
     """Do a piece of work, so that what it needs is compiled; what `twin prepare` starts beside itself."""
     from twin.service.prepare import do
 
-    do(work)
+    try:
+        do(work)
+    except TwinError as error:
+        sys.exit(str(error))  # a line, which is handed on
 
 
 for _function in (forecast, fit, evaluate):

@@ -91,7 +91,7 @@ def fit(
             help="Family of the model, FILE.py:CLASS of yours, or auto: several are tried, the best is kept."
         ),
     ] = "auto",
-    budget: Annotated[str, typer.Option(help="Time that it may take, e.g. 120s or 5m.")] = "120s",
+    budget: Annotated[str, typer.Option(help="CPU time that it may take, e.g. 120s or 5m.")] = "120s",
     run_dir: Annotated[
         str, typer.Option(help="Directory of the checkpoints. Default: runs/ and the first file's name.")
     ] = "",
@@ -131,6 +131,20 @@ def fit(
         f"{100 * result['held_out_nrmse']:.3g} % of their spread, after {result['seconds']:.0f} s",
         soft_wrap=True,
     )
+    if linear := result.get("held_out_nrmse_linear"):
+        ratio = result["held_out_nrmse"] / linear
+        console.print(
+            f"in {result['cpu_seconds']:.0f} s of CPU, training made the linear model's error × {ratio:.3g}"
+            if ratio < 1
+            else f"in {result['cpu_seconds']:.0f} s of CPU, no training beat the linear model: it is kept",
+            soft_wrap=True,
+        )
+    if result["runs_away"]:
+        console.print(
+            "its free run leaves the range of the recordings: trust it some samples ahead only, or give "
+            "longer recordings",
+            soft_wrap=True,
+        )
     console.print(f"saved in {result['path']}", soft_wrap=True)
 
 

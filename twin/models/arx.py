@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-
-from twin.models.ridge import linear_start
 
 
 class Arx(nn.Module):
@@ -23,8 +20,8 @@ class Arx(nn.Module):
     The state (N, S) holds the n - 1 samples before the next one, oldest first.
     """
 
-    CLOSED_FORM: ClassVar[bool] = True
-    FIRST_REFIT_SHARE: ClassVar[float] = 0.25  # least squares has done most of it
+    LINEAR_START: ClassVar[bool] = True
+    RATE_SHARE: ClassVar[float] = 0.0  # least squares finds all of it
 
     def __init__(self, features: int, outputs: int, taps: int) -> None:
         super().__init__()
@@ -40,6 +37,11 @@ class Arx(nn.Module):
         direct = samples.unfold(1, self.taps, 1).transpose(2, 3).reshape(rows, steps, -1)  # (N, T, n F)
         return self.readout(direct / self.taps), samples[:, steps:].flatten(1)
 
+    @property
+    def linear(self) -> bool:
+        """Whether it is still as least squares made it."""
+        return True
+
     def stepping(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """The step: one sample x (N, F) and a state (N, S) to increments (N, P) and the state after it."""
         weight, bias, taps = self.readout.weight.t(), self.readout.bias, self.taps
@@ -49,15 +51,6 @@ class Arx(nn.Module):
             return torch.addmm(bias, direct / taps, weight), direct[:, x.shape[1] :]
 
         return step
-
-    @torch.no_grad()
-    def fit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
-        """Set D and d by least squares from x (T, F) to dy (T, P)."""
-        direct, offset = linear_start(x, dy, self.taps)
-        self.readout.weight.copy_(torch.from_numpy(direct))
-        self.readout.bias.copy_(torch.from_numpy(offset))
-
-    refit_readout = fit_readout  # there is nothing else
 
     def compiled(self, x: Tensor) -> bool:
         """Never: torch runs a linear model's sequence at once."""

@@ -21,6 +21,7 @@ from twin.families import MOTOR, NETWORK, Sizes, check_sizes, divided, motor_siz
 from twin.kernels.physics import Motors
 from twin.messages import Spec
 from twin.models.lesson import Lesson
+from twin.models.linear import fit_linear
 from twin.models.network import Network
 from twin.models.physics import Physics
 from twin.models.scaling import Scaling
@@ -161,7 +162,7 @@ class Hybrid:
         core.train()  # its passes through time are compiled then
         if not core.readout.weight.any():
             taken = slice(max(kept - 50, 0), kept)
-            core.fit_readout(*(a[taken].flatten(0, 1).numpy().astype(np.float64) for a in (x, left)))
+            fit_linear(core, list(zip(*(a[taken].double().numpy() for a in (x, left)), strict=True)))
         optimiser = torch.optim.Adam(core.parameters(), LEARNING_RATE)
         for step in range(REFIT_STEPS):
             chosen = torch.from_numpy(random.integers(0, kept, BATCH_SEGMENTS))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twin.history import History
+
+PROBED_SEGMENTS: Final = 64
+"""On which it is seen whether a course led anywhere."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +21,9 @@ class Lesson:
     history: History
     end: int
     newest: int
-    """Samples of the newest part, from which half of what is learned comes: what changed is there. The rest
-    protects from forgetting."""
+    """Samples of the newest part: what changed is there."""
     warm: int
-    """Samples of a segment that warm the hidden state; the rest runs free."""
+    """Samples of a segment that warm the hidden state, where the rest runs free."""
     steps: int
     """Optimiser steps of a whole refit."""
     batch: int
@@ -54,14 +57,26 @@ class Lesson:
         starts = self.history.starts(0, self.end)
         return starts[starts >= self.history.count - self.history.length]
 
-    def segments(self, starts: NDArray[np.int64]) -> NDArray[np.float32]:
-        """A batch of segments (B, segment, F): half of them from the newest part, a quarter from the past
-        where there is one, the rest from everywhere in the history."""
+    def probe(self) -> NDArray[np.float32]:
+        """Segments (B, segment, F) by which a course is judged: evenly from the history, after a change from
+        its newest part."""
+        starts = self.starts()
+        recent = starts[starts >= self.end - self.newest]
+        return self.history.evenly(recent if self.changed and len(recent) else starts, PROBED_SEGMENTS)
+
+    def segments(self, starts: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
+        """A batch of segments (B, segment, F), and how many of them, its first, are of the newest part.
+
+        After a change half are of the newest part, otherwise an eighth, by which the others are measured. A
+        quarter is of the past, where there is one, the rest from everywhere in the history: what is seldom
+        seen is not forgotten for what happened just now.
+        """
         past, count = self.history.past, self.batch
         recent = starts[starts >= self.end - self.newest]
-        half, quarter = (count + 1) // 2, count // 4 if len(past) else 0
-        picks = ((recent if len(recent) else starts, half), (starts, count - half - quarter))
+        newest = -(-count // (2 if self.changed else 8))
+        quarter = count // 4 if len(past) else 0
+        picks = ((recent if len(recent) else starts, newest), (starts, count - newest - quarter))
         z = self.history.segments(np.concatenate([self.random.choice(pool, size) for pool, size in picks]))
         if quarter:
             z = np.concatenate((z, past[self.random.integers(len(past), size=quarter)]))
-        return z
+        return z, newest

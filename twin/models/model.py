@@ -6,7 +6,7 @@ A trainer knows nothing else of a model, and never the name of its family.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -79,9 +79,15 @@ class Model(Protocol):
         """Do what a first refit would wait seconds for: compile, import."""
 
 
-def better_in_both(one_step: float, free_run: float, swaps: bool) -> bool:
-    """`Model.improves` of what is trained: better one step ahead, and in free run."""
-    return one_step < 1 and free_run < 1
+MAX_WORSE_RATIO: Final = 1.01
+"""Up to which one of the two errors of a candidate may exceed the other model's, if the other falls by
+more."""
+
+
+def better_in_sum(one_step: float, free_run: float) -> bool:
+    """`Model.improves` of what is trained: the errors one step ahead and in free run fall together, and
+    neither rises by more than a hundredth."""
+    return one_step * free_run < 1 and max(one_step, free_run) < MAX_WORSE_RATIO
 
 
 @runtime_checkable

@@ -5,8 +5,8 @@ One final class for all families whose weights are found by gradients; what diff
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Final, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, Final, NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +18,36 @@ from twin.families import Cell, Sizes, check_sizes, family_of, state_size, tenso
 from twin.messages import Spec
 from twin.models.arx import Arx
 from twin.models.lesson import Lesson
-from twin.models.model import better_in_both
+from twin.models.linear import fit_linear
+from twin.models.model import better_in_sum
 from twin.models.own import known
 from twin.models.own_torch import OwnCore
 from twin.models.recurrent import Recurrent
+from twin.models.ridge import ridge
 from twin.models.scaling import Scaling
+from twin.models.training import (
+    COLD_SHARE,
+    Course,
+    free_run_likelihood,
+    likelihood,
+    one_step_squares,
+    samples_of,
+)
 from twin.models.window_rnn import WindowRNN
 
+FIRST_REFIT_SHARE: Final = 0.25
+"""Part of a refit's steps that the first one takes, where least squares has done most of it: any model is
+better than none."""
+ONE_STEP_SHARE: Final = 0.5
+"""Share of a course, its first, in which errors one step ahead alone count; then those in free run too."""
+REFIT_RIDGE_SHARE: Final = 1e-6
+"""Ridge penalty of a readout that moves, as a share of a unit variance."""
+MAX_COLD_SAMPLES: Final = 50
+"""Of a segment, its first, from which a readout does not learn, at most: as `COLD_SHARE`."""
+MAX_FREE_RUN_RISE: Final = 0.5
+"""Of the logarithm of the errors in free run, the outputs' together, up to which a course is gone on from."""
+NEWEST_PROBED: Final = 8
+"""Segments of the probe, its newest, by which the others are measured."""
 FOREIGN_RATIO: Final = 3.0
 """An older segment on which a model errs so many times as much as on the newest is of another plant."""
 
@@ -34,23 +57,20 @@ Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class Core(Protocol):
     """What differs between networks, all in scaled numbers."""
 
-    CLOSED_FORM: ClassVar[bool]
-    """Whether least squares finds all of its weights, so that a refit begins with that each time."""
-    FIRST_REFIT_SHARE: ClassVar[float]
-    """Part of a refit's steps that the first refit takes: any model is better than none."""
+    LINEAR_START: ClassVar[bool]
+    """Whether it begins as the linear model that least squares finds (`twin.models.linear`)."""
+    RATE_SHARE: ClassVar[float]
+    """Of the learning rate that its steps take; 0 where least squares finds all of its weights."""
+
+    @property
+    def linear(self) -> bool:
+        """Whether it is still as least squares made it."""
 
     def stepping(self) -> Step:
         """One sample x (N, F) and a state (N, S) to increments (N, P) and the state after it."""
 
     def compiled(self, x: Tensor) -> bool:
         """Whether sequences and free runs of such samples are one compiled call each."""
-
-    def fit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
-        """Start from the linear model that least squares finds from x (T, F) to dy (T, P), if it has a linear
-        part."""
-
-    def refit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
-        """Move the readout to what these samples say, the hidden state left as it is, where that can be."""
 
 
 class Network(nn.Module):
@@ -110,7 +130,7 @@ class Network(nn.Module):
     @property
     def resumes(self) -> bool:
         """Whether it began anywhere, so that more steps from where it stopped are better than a new start."""
-        return bool(self.core.FIRST_REFIT_SHARE == 1.0)
+        return not self.core.LINEAR_START
 
     def initial_state(self, rows: int) -> Tensor:
         """The state (N, S) of a model that has seen nothing."""
@@ -172,46 +192,79 @@ class Network(nn.Module):
         return torch.stack(run, dim=1) * scale + mean if run else u.new_zeros(len(z), 0, len(gain))
 
     def fit(self, z: npt.NDArray[Any]) -> None:
-        """Start from the linear model of consecutive samples z (T, F) that least squares finds.
+        """Start as the linear model of consecutive samples z (T, F), see `twin.models.linear`."""
+        self.begin_linear([z])
 
-        Δy = D [x(k-n+1) ... x(k)] / n + d is an ARX model of order n, the taps, fitted in closed form. The
-        hidden state does not take part in it yet (C = 0). So training starts from a model that already
-        follows the plant, and the network learns what the linear one cannot say, instead of both. For a core
-        without a linear part, nothing happens.
-        """
-        self.core.fit_readout(*self.scaling.pairs(z, len(self.increment_scale)))
+    def begin_linear(self, stretches: Sequence[npt.NDArray[Any]], *, averages: bool = False) -> None:
+        """The same of several stretches; with slow `averages` of the signals in some hidden units."""
+        pairs = [self.scaling.pairs(z, len(self.increment_scale)) for z in stretches if len(z) > 1]
+        fit_linear(self.core, pairs, averages=averages)
 
     def refit(self, lesson: Lesson) -> Iterator[float]:
-        """Some steps of Adam (Kingma and Ba 2015) over segments of the history; yields the share done.
+        """A course of steps over segments of the history; yields the share done. Of the weights before,
+        between and after, those stay whose errors on the history are smallest.
 
-        What changed in a plant is most of it linear in h and the newest samples: so after a change the
-        readout is found in closed form first, in no time and from little data, and training begins there.
+        A network that is still linear begins once more from least squares, as there are more data now. What
+        changed in a plant is most of it linear in h and the newest samples: so after a change the readout is
+        found from these alone, in no time and from little data, and the course begins there.
         """
-        if lesson.known:
-            recent = lesson.recent() if lesson.changed else None
-            if self.core.CLOSED_FORM:
-                self.fit(lesson.longest() if recent is None else recent)
-            elif recent is not None:
-                self.core.refit_readout(*self.scaling.pairs(recent, len(self.increment_scale)))
-        steps = lesson.steps if not lesson.first else max(1, int(lesson.steps * self.core.FIRST_REFIT_SHARE))
-        optimiser = torch.optim.Adam(self.parameters(), lesson.rate, fused=True)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        recent = lesson.recent() if lesson.changed else None
+        if not self.core.RATE_SHARE:
+            self.begin_linear(lesson.stretches() if recent is None else [recent])
+            yield 1.0
+            return
+        if not len(lesson.starts()):
+            return
+        probe = samples_of(lesson.probe())
+        probe = probe[_own(one_step_squares(self, probe).detach(), slice(-NEWEST_PROBED, None))]
+        best = _Weights.of(self, probe, lesson.warm)
+        if lesson.known and recent is not None and self.core.LINEAR_START:
+            self._refit_readout(samples_of(recent[None]))
+            found = _Weights.of(self, probe, lesson.warm)
+            best = found if found.better_than(best) else best
+        elif lesson.known and self.core.linear:
+            self.begin_linear(lesson.stretches())
+            found = _Weights.of(self, probe, lesson.warm)
+            best = found if found.better_than(best) else best
+        quick = lesson.first and self.core.LINEAR_START
+        steps = max(1, int(FIRST_REFIT_SHARE * lesson.steps)) if quick else lesson.steps
+        course = Course(self, self.core.RATE_SHARE * lesson.rate)
         for step in range(steps):
             starts = lesson.starts()  # samples come meanwhile, and the oldest leave
             if not len(starts):
                 break
-            z = torch.from_numpy(lesson.segments(starts))
-            found = loss(self, z, lesson.warm, (lesson.batch + 1) // 2)
-            optimiser.zero_grad(set_to_none=True)
-            found.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(self.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            yield (step + 1) / steps
+            z, newest = lesson.segments(starts)
+            share = (step + 1) / steps
+            runs_free = share > ONE_STEP_SHARE and self.core.compiled(
+                probe
+            )  # else it would take all the time
+            warm = lesson.warm if runs_free else z.shape[1]
+            course.step(_loss(self, samples_of(z), newest, warm), share)
+            yield share
+        found = _Weights.of(cast(Network, course.average), probe, lesson.warm)
+        self.load_state_dict((found if found.better_than(best) else best).tensors)
+
+    @torch.no_grad()
+    def _refit_readout(self, z: Tensor) -> None:
+        """Move the readout to what segments z (N, T + 1, F) say, the hidden state left as it is.
+
+        Least squares for the rest that the present weights leave, with a ridge: directions that hardly occur
+        in these samples stay as they were.
+        """
+        x = (z[:, :-1] - self.mean) / self.scale
+        y = z[:, :, self.n_inputs :]
+        dy = (y[:, 1:] - y[:, :-1]) / self.increment_scale
+        readout, cold = self.core.readout, int(COLD_SHARE * min(x.shape[1], MAX_COLD_SAMPLES / COLD_SHARE))
+        seen = self.core.regressors(x)
+        rest = (dy - readout(seen))[:, cold:].flatten(0, 1).double().numpy()
+        a = seen[:, cold:].flatten(0, 1).double().numpy()
+        moved = ridge(np.hstack((a, np.ones((len(a), 1)))), rest, REFIT_RIDGE_SHARE).T
+        readout.weight += torch.from_numpy(moved[:, :-1]).float()
+        readout.bias += torch.from_numpy(moved[:, -1]).float()
 
     def improves(self, one_step: float, free_run: float, swaps: bool) -> bool:
-        """Better both one step ahead and in free run."""
-        return better_in_both(one_step, free_run, swaps)
+        """Better in sum, and neither one step ahead nor in free run clearly worse."""
+        return better_in_sum(one_step, free_run)
 
     @torch.no_grad()
     def free_runs(self, z: npt.NDArray[Any], warm: int) -> npt.NDArray[Any]:
@@ -257,25 +310,49 @@ def _core(family: str, sizes: Sizes) -> nn.Module:
     raise SpecError(f"a {family} has no network")
 
 
-def loss(model: Network, z: Tensor, warm: int, newest: int) -> Tensor:
-    """What a refit lessens, on segments z (B, segment, F), of which the first so many are the newest.
+class _Weights(NamedTuple):
+    """What a network has learned, and its errors on segments, as likelihoods."""
 
-    The concentrated log-likelihood of independent Gaussian errors, sum over outputs of log(mean squared
-    error) / 2 (Ljung, System Identification, 2nd ed., section 7.4), once for the errors one step ahead over
-    the warm-up, in the increments' scale, and once for those of the free run after it, in the outputs' scale.
-    So no weights between amperes and rad/s, or between one step and many, have to be chosen.
+    tensors: dict[str, Tensor]
+    one_step: float
+    free_run: float
 
-    Older segments on which the model errs `FOREIGN_RATIO` times as much as on the newest, one step ahead, are
-    of a plant that has changed since: they are left out, until it changes back.
+    @classmethod
+    @torch.no_grad()
+    def of(cls, model: Network, z: Tensor, warm: int) -> _Weights:
+        """The present ones, copied."""
+        tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        one_step = float(likelihood(one_step_squares(model, z[:, :warm]).mean(0)))
+        return cls(tensors, one_step, float(_loss(model, z, len(z), warm)) - one_step)
+
+    def better_than(self, other: _Weights) -> bool:
+        """Whether the errors one step ahead are smaller, and those in free run not much larger. What is not
+        finite is never better."""
+        return self.one_step < other.one_step and self.free_run < other.free_run + MAX_FREE_RUN_RISE
+
+
+def _own(squares: Tensor, newest: slice) -> Tensor:
+    """Which of the segments (B,) are of the plant of the newest ones, by their mean squared errors (B, P)."""
+    own = (squares <= FOREIGN_RATIO**2 * squares[newest].mean(0)).all(1)
+    own[newest] = True
+    return own
+
+
+def _loss(model: Network, z: Tensor, newest: int, warm: int) -> Tensor:
+    """What a refit lessens, on segments z (B, segment, F), of which the first so many are the newest: the
+    errors one step ahead over the first `warm` samples, and those in free run over the rest, if any.
+
+    Older segments on which the model errs `FOREIGN_RATIO` times as much as on the newest are of a plant that
+    has changed since: they are left out, until it changes back.
     """
     inputs = model.n_inputs
-    y = z[:, :, inputs:]
-    y_hat, state = model(z[:, : warm - 1], model.initial_state(len(z)))
-    one_step = (y_hat - y[:, 1:warm]) / model.increment_scale
+    squares = one_step_squares(model, z[:, :warm])  # (B, P)
+    kept = _own(squares.detach(), slice(newest))
+    found = likelihood(squares[kept].mean(0))
+    if warm == z.shape[1]:
+        return found
+    z = z[kept]
+    _, state = model(z[:, : warm - 1], model.initial_state(len(z)))
     run = model.free_run(z[:, warm - 1], z[:, warm:, :inputs], state)
-    free_run = (run - y[:, warm:]) / model.scale[inputs:]
-    settled = warm // 4  # the state of a cold start says little yet
-    squared = [e.square().mean(1) for e in (one_step[:, settled:], free_run)]  # (B, P)
-    own = squared[0].detach() <= FOREIGN_RATIO**2 * squared[0][:newest].detach().mean(0)
-    kept = own.all(1) | (torch.arange(len(z)) < newest)
-    return 0.5 * sum((torch.log(e[kept].mean(0) + 1e-10).sum() for e in squared), torch.zeros(()))
+    errors = (run - z[:, warm:, inputs:]) / model.scale[inputs:]
+    return found + free_run_likelihood(errors.square().mean(0))

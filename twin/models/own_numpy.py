@@ -12,7 +12,7 @@ from twin.errors import SpecError
 from twin.families import Sizes, check_sizes
 from twin.messages import Spec
 from twin.models.lesson import Lesson
-from twin.models.model import better_in_both
+from twin.models.model import better_in_sum
 from twin.models.own import known
 from twin.models.scaling import Scaling
 
@@ -96,8 +96,8 @@ class NumpyModel:
         return self.free_run(z[:, warm - 1], z[:, warm:, : self.sizes["inputs"]], state)
 
     def improves(self, one_step: float, free_run: float, swaps: bool) -> bool:
-        """Better both one step ahead and in free run."""
-        return better_in_both(one_step, free_run, swaps)
+        """As `Network.improves`."""
+        return better_in_sum(one_step, free_run)
 
     def fit(self, z: Array) -> None:
         """What its own `fit` finds in consecutive samples z (T, F)."""

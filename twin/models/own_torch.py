@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -16,8 +15,8 @@ class OwnCore(nn.Module):
     It is stepped sample by sample: what it does inside a step is its own affair.
     """
 
-    CLOSED_FORM: ClassVar[bool] = False
-    FIRST_REFIT_SHARE: ClassVar[float] = 1.0  # it begins anywhere
+    LINEAR_START: ClassVar[bool] = False
+    RATE_SHARE: ClassVar[float] = 1.0
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -31,6 +30,11 @@ class OwnCore(nn.Module):
             answers.append(increments)
         return torch.stack(answers, dim=1), state
 
+    @property
+    def linear(self) -> bool:
+        """Whether it is still as least squares made it."""
+        return False
+
     def stepping(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """The module itself."""
         step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self.net
@@ -39,9 +43,3 @@ class OwnCore(nn.Module):
     def compiled(self, x: Tensor) -> bool:
         """Never."""
         return False
-
-    def fit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
-        """Nothing is known of its parts."""
-
-    def refit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
-        """Nothing is known of its parts."""

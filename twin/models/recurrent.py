@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from twin.families import Cell
-from twin.models.ridge import RIDGE_SHARE, linear_start, ridge, taps_of
 from twin.models.through_time import ThroughTime, serves
 
 _NETS: Final[dict[Cell, type[nn.RNN | nn.GRU | nn.LSTM]]] = {
@@ -33,8 +30,8 @@ class Recurrent(nn.Module):
     The readout sees the hidden state h of the last layer and the newest n samples themselves, its `taps`. The
     direct term D is a linear ARX model of order n (Ljung, System Identification, section 4.2): what follows
     linearly from the newest samples need not pass through the network, which is left with the rest, and D has
-    a closed solution (`fit_readout`). One tap sees a motor whose speed is measured; where only a position is,
-    or where the encoder is coarse, the speed must be made out from several.
+    a closed solution (`twin.models.linear`). One tap sees a motor whose speed is measured; where only a
+    position is, or where the encoder is coarse, the speed must be made out from several.
 
     Neighbouring samples are almost the same, so an optimiser moves all n coefficients of a signal together:
     the division by n makes their sum move no faster than the other weights.
@@ -45,8 +42,8 @@ class Recurrent(nn.Module):
     the n - 1 samples before the next one, oldest first. It starts at zero.
     """
 
-    CLOSED_FORM: ClassVar[bool] = False
-    FIRST_REFIT_SHARE: ClassVar[float] = 0.25  # least squares has done most of it
+    LINEAR_START: ClassVar[bool] = True
+    RATE_SHARE: ClassVar[float] = 1.0
 
     def __init__(
         self, cell: Cell, features: int, outputs: int, hidden_size: int, layers: int, taps: int
@@ -100,6 +97,11 @@ class Recurrent(nn.Module):
         following = nn.functional.pad(inputs[:, :-1], (0, len(gain)))  # y to be filled in
         return self._through_time(torch.cat((x[:, None], following), dim=1), state, gain)[0]
 
+    @property
+    def linear(self) -> bool:
+        """Whether it is still as least squares made it."""
+        return not bool(self.readout.weight[:, : self.net.hidden_size].any())
+
     def stepping(self) -> Step:
         """The step: one sample x (N, F) and a state (N, S) to increments (N, P) and the state after it.
 
@@ -128,31 +130,8 @@ class Recurrent(nn.Module):
 
         return step
 
-    @torch.no_grad()
-    def refit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
-        """Move C, D and d to what consecutive x (T, F) and dy (T, P) say, the hidden state left as it is.
-
-        Least squares for the rest that the present weights leave, with a ridge: directions that hardly occur
-        in these samples (a millionth of a unit variance) stay as they were.
-        """
-        hidden = (
-            self.net(torch.from_numpy(x[None].astype(np.float32)))[0][0, self.taps - 1 :].double().numpy()
-        )
-        direct = taps_of(x, self.taps)
-        a = np.hstack((hidden, direct, np.ones((len(direct), 1))))
-        weight, bias, size = self.readout.weight, self.readout.bias, self.net.hidden_size
-        unit = np.ones(a.shape[1])
-        unit[size:-1] = self.taps  # the weights are those of the samples over n
-        present = np.hstack((weight.double().numpy(), bias.double().numpy()[:, None])) / unit
-        a, rest = a[self.taps :], (dy[self.taps - 1 :] - a @ present.T)[self.taps :]
-        found = (present + ridge(a, rest, RIDGE_SHARE).T) * unit
-        weight.copy_(torch.from_numpy(found[:, :-1]))
-        bias.copy_(torch.from_numpy(found[:, -1]))
-
-    @torch.no_grad()
-    def fit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
-        """Set D and d by least squares from x (T, F) to dy (T, P), and C to zero."""
-        direct, offset = linear_start(x, dy, self.taps)
-        self.readout.weight.zero_()
-        self.readout.weight[:, self.net.hidden_size :] = torch.from_numpy(direct)
-        self.readout.bias.copy_(torch.from_numpy(offset))
+    def regressors(self, x: Tensor) -> Tensor:
+        """What the readout sees of sequences x (N, T, F), from a state of zeros: (N, T, H + n F)."""
+        before = x.new_zeros(len(x), self.taps - 1, x.shape[2])
+        direct = torch.cat((before, x), dim=1).unfold(1, self.taps, 1).transpose(2, 3).flatten(2)
+        return torch.cat((self.net(x)[0], direct / self.taps), dim=2)

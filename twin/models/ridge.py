@@ -9,8 +9,10 @@ import numpy.typing as npt
 
 from twin.models.scaling import Scaling
 
-RIDGE_SHARE: Final = 1e-6
-"""Of a unit variance, which all features have."""
+RIDGE_SHARE: Final = 1e-9
+"""Ridge penalty of a linear start, as a share of a unit variance, which all features have. It only decides
+between solutions that are equally good: between neighbouring samples of a position, the speed has a millionth
+of the variance, and must not be shrunk."""
 
 Array = npt.NDArray[Any]
 

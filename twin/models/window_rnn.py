@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -23,8 +22,8 @@ class WindowRNN(nn.Module):
     as if the plant had stood still before it.
     """
 
-    CLOSED_FORM: ClassVar[bool] = False
-    FIRST_REFIT_SHARE: ClassVar[float] = 0.25
+    LINEAR_START: ClassVar[bool] = True
+    RATE_SHARE: ClassVar[float] = 0.07  # its readout sees what hardly varies: larger steps lose the start
 
     def __init__(self, features: int, outputs: int, hidden_size: int, layers: int, window: int) -> None:
         super().__init__()
@@ -51,6 +50,12 @@ class WindowRNN(nn.Module):
         state = torch.cat((x.new_ones(rows, 1), samples[:, steps:].flatten(1)), dim=1)
         return increments, state
 
+    @property
+    def linear(self) -> bool:
+        """Whether it is still as least squares made it."""
+        units = self.readout.weight.view(-1, self.window, self.net.hidden_size)
+        return not bool(units[:, :, self.net.input_size :].any())
+
     def stepping(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """The step: one sample x (N, F) and a state (N, S) to increments (N, P) and the state after it.
 
@@ -67,8 +72,10 @@ class WindowRNN(nn.Module):
         """Never: all windows are one batch for torch."""
         return False
 
-    def fit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
-        """It has no linear part: a new one predicts that y stays."""
-
-    def refit_readout(self, x: npt.NDArray[Any], dy: npt.NDArray[Any]) -> None:
-        """Nothing is found in closed form."""
+    def regressors(self, x: Tensor) -> Tensor:
+        """What the readout sees of sequences x (N, T, F), from a state of zeros: (N, T, L H)."""
+        rows, steps, features = x.shape
+        samples = torch.cat((x[:, :1].expand(-1, self.window - 1, -1), x), dim=1)
+        windows = samples.unfold(1, self.window, 1).transpose(2, 3).reshape(-1, self.window, features)
+        hidden, _ = self.net(windows, x.new_ones(self.net.num_layers, len(windows), self.net.hidden_size))
+        return hidden.reshape(rows, steps, -1)  # type: ignore[no-any-return]

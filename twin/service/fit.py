@@ -55,7 +55,8 @@ def fit(
     budget: float = 120.0,
     seed: int = 1,
 ) -> Checkpoint:
-    """The model that `budget` s find for recordings (T, F) of one plant, inputs first, each on its own.
+    """The model that `budget` s of this process's CPU time find for recordings (T, F) of one plant, inputs
+    first, each on its own.
 
     Raises:
         RecordingError: samples from which nothing can be learned, or no model was found.
@@ -63,9 +64,9 @@ def fit(
     """
     from twin.offline import Fit
 
-    begun = time.monotonic()
+    begun = time.process_time()
     work = Fit(records, spec, model, seed)
-    for _ in work.run(lambda: (time.monotonic() - begun) / budget):
+    for _ in work.run(lambda: (time.process_time() - begun) / budget):
         pass
     return work.checkpoint(1)
 
@@ -80,7 +81,7 @@ def fit_and_save(
     budget: float,
     seed: int,
 ) -> dict[str, Any]:
-    """Find a model within `budget` s, save it, and answer its number, place and figures.
+    """Find a model within `budget` s of CPU time, save it, and answer its number, place and figures.
 
     A signal ends it early, and the best so far is saved.
 
@@ -91,7 +92,7 @@ def fit_and_save(
     newest(directory, spec)  # a wrong run directory shows here, before minutes of work
     family = NETWORK if model == AUTO else model
     prepare([training(family, spec)] if trains(family) else [], console)
-    begun = time.monotonic()
+    begun, cpu = time.monotonic(), time.process_time()
     stop = service.Stop()
 
     import torch  # a second, of the budget
@@ -115,10 +116,12 @@ def fit_and_save(
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("least squares", total=budget, error="-")
-        for now in work.run(lambda: (time.monotonic() - begun) / budget):
+        turns = work.run(lambda: (time.process_time() - cpu) / budget)
+        for now in turns:
             error = f"{100 * now.held_out:.3g} %" if np.isfinite(now.held_out) else "-"
             progress.update(task, completed=min(now.spent, 1.0) * budget, description=now.trying, error=error)
             if stop:
+                turns.close()  # which keeps the best that it was working on
                 break
     if stop and work.best is None:
         raise RecordingError("stopped before there was a model: nothing was saved")
@@ -132,6 +135,8 @@ def fit_and_save(
         "sizes": dict(checkpoint.sizes),
         "samples": samples,
         "seconds": time.monotonic() - begun,
+        "cpu_seconds": time.process_time() - cpu,
+        "runs_away": work.best is not None and work.best.runs_away,
         "stopped": bool(stop),
         **checkpoint.metrics,
     }

@@ -27,6 +27,7 @@ from twin.config import Config
 from twin.families import Cell, Sizes, family_of
 from twin.kernels import disk
 from twin.messages import Spec
+from twin.models import own
 from twin.models.opening import chosen
 from twin.service.rehearsal import answer
 from twin.supervisor import environment
@@ -132,6 +133,23 @@ def training(family: str, spec: Spec) -> Work:
     return Work(f"training of {family}", "twin.service.rehearsal:train", arguments)
 
 
+def exports(config: Config, spec: Spec) -> list[Work]:
+    """What makes a torch module of the user's step by machine code on the CPU: never needed, only quicker.
+
+    Raises:
+        SpecError: the run's model is of a class whose file was not named, or has changed.
+    """
+    chosen = config.twin.run_dir
+    family, sizes = model_of(config, spec, Path(chosen) if chosen else None)
+    on_cpu = config.twin.backend in ("compiled", "eager")
+    if family_of(family).cell is not Cell.OWN or not on_cpu or not own.is_torch(own.known(family)):
+        return []
+    from twin.backends.exported import file_name, prepare
+
+    call = f"{prepare.__module__}:{prepare.__name__}"
+    return [Work(f"step of {family}", call, (config.trainer.model, sizes), file_name(family, sizes))]
+
+
 def signals_of(spec: Spec) -> tuple[int, int]:
     """How many inputs and outputs."""
     return len(spec.inputs), len(spec.outputs)
@@ -190,7 +208,8 @@ def prepare(found: Sequence[Work], console: Console) -> Outcome:
                 worker.stop()
     outcome.seconds = time.monotonic() - begun
     for text, reason in outcome.failed.items():
-        console.print(f"{text}: not compiled: {reason}", style="yellow", highlight=False, soft_wrap=True)
+        line = f"{text}: not compiled: {reason}"
+        console.print(line, style="yellow", highlight=False, soft_wrap=True, markup=False)
     if outcome.compiled:
         console.print(f"compiled in {outcome.seconds:.0f} s, kept in {outcome.folder}", soft_wrap=True)
     return outcome

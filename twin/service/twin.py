@@ -240,7 +240,7 @@ class Loop:
             alarm = self.twin.pending_alarms.popleft()
             name = "calm" if alarm.over else "alarm"
             self.publisher.event(name, alarm.text, alarm.t, **alarm.figures)
-        if self.twin.models.spare is None and not self.loader.ready.empty():
+        if self.twin.models.makes_room and not self.loader.ready.empty():
             self._take_up(self.loader.ready.get())
         if self.twin.catch_up():
             model = self.twin.model
