@@ -61,8 +61,6 @@ class Frames:
         self.call = self._call.ctypes.data
         self.take, self.answer = frames.taker(inputs, outputs), frames.answerer(inputs, outputs)
         self._last = struct.Struct(f"=qqqd{inputs}d")
-        self._bytes = self.memory.data.cast("B")
-        self._row = struct.Struct(f"={inputs + outputs}f")
         self.held: tuple[Sample, Sequence[float]] | None = None
         """The last sample answered, where it came as a message, with its values (F)."""
         self.lead_to(np.zeros((1, inputs + outputs), np.float32), 0)
@@ -71,7 +69,7 @@ class Frames:
         """From now on the values of samples are put into `features`, (1, F), for the model of this number."""
         self.features = features
         self.features_bytes = features.reshape(-1).data.cast("B")
-        self.put = partial(self._row.pack_into, self.features_bytes, 0)
+        self.put = partial(struct.Struct(f"={features.size}f").pack_into, self.features_bytes, 0)
         """Puts the values of a sample, F arguments, into `features`."""
         self._call[Call._fields.index("features")] = features.ctypes.data
         self.memory.view(np.int64)[self._at.model] = model
@@ -80,7 +78,7 @@ class Frames:
         """Write the sample held where `take` would have."""
         if self.held is not None:
             epoch, seq, sent_ns, t, u = self.last()
-            self._last.pack_into(self._bytes, 8 * self._at.last, epoch, seq, sent_ns, t, *u)
+            self._last.pack_into(self.memory.data, 8 * self._at.last, epoch, seq, sent_ns, t, *u)
             self.held = None
 
     def last(self) -> tuple[int, int, int, float, Sequence[float]]:
@@ -88,7 +86,7 @@ class Frames:
         if self.held is not None:
             sample, row = self.held
             return sample.epoch, sample.seq, sample.sent_ns, sample.t, row[: self._at.last - self._at.u]
-        epoch, seq, sent_ns, t, *u = self._last.unpack_from(self._bytes, 8 * self._at.last)
+        epoch, seq, sent_ns, t, *u = self._last.unpack_from(self.memory.data, 8 * self._at.last)
         return epoch, seq, sent_ns, t, u
 
 
