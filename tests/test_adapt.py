@@ -243,7 +243,12 @@ def test_a_new_model_answers_when_it_has_shown_on_the_stream_that_it_is_better()
     assert twin.model == 2
     twin.refresh(replace(bad, number=3))
     assert not twin.models.makes_room
-    follow(2 * MIN_SHADOW_SAMPLES)
+    follow(MIN_SHADOW_SAMPLES)
+    with pytest.MonkeyPatch.context() as patch:
+        looks: list[int] = []
+        patch.setattr(twin.horizon_errors, "look", lambda *_: looks.append(1))
+        follow(MIN_SHADOW_SAMPLES)
+    assert len(looks) == MIN_SHADOW_SAMPLES, "forecasts are looked after meanwhile"
     assert twin.model == 2 and twin.models.makes_room
     twin.refresh(replace(good, number=4))
     assert twin.spare is not None and twin.spare.number == 4

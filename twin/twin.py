@@ -317,15 +317,15 @@ class Twin:
 
     def catch_up(self) -> bool:
         """Let the spare predictor take in a portion of the window; True when it then changed places. Where
-        there is none, go on with the free run that tells how far off forecasts are.
+        none is catching up, go on with the free run that tells how far off forecasts are.
 
         Bounded work for between two samples; the swap is counted in samples, so that a replay swaps at the
         same `seq`.
         """
         active = self.models.active
+        if self.models.makes_room and active is not None and self.counters.answered:
+            self.horizon_errors.look(self.window, active, self.detection.expected)
         if self.models.spare is None:
-            if active is not None and self.counters.answered:
-                self.horizon_errors.look(self.window, active, self.detection.expected)
             return False
         if not self.models.catch_up(self.detection.measured, self.detection.expected.tolist()):
             return False
