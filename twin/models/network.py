@@ -202,7 +202,7 @@ class Network(nn.Module):
 
     def refit(self, lesson: Lesson) -> Iterator[float]:
         """A course of steps over segments of the history; yields the share done. Of the weights before,
-        between and after, those stay whose errors on the history are smallest.
+        between and after, those stay that err least one step ahead on the history.
 
         A network that is still linear begins once more from least squares, as there are more data now. What
         changed in a plant is most of it linear in h and the newest samples: so after a change the readout is
@@ -220,12 +220,10 @@ class Network(nn.Module):
         best = _Weights.of(self, probe, lesson.warm)
         if lesson.known and recent is not None and self.core.LINEAR_START:
             self._refit_readout(samples_of(recent[None]))
-            found = _Weights.of(self, probe, lesson.warm)
-            best = found if found.better_than(best) else best
         elif lesson.known and self.core.linear:
             self.begin_linear(lesson.stretches())
-            found = _Weights.of(self, probe, lesson.warm)
-            best = found if found.better_than(best) else best
+        found = _Weights.of(self, probe, lesson.warm)
+        best = found if found.better_than(best) else best
         quick = lesson.first and self.core.LINEAR_START
         steps = max(1, int(FIRST_REFIT_SHARE * lesson.steps)) if quick else lesson.steps
         course = Course(self, self.core.RATE_SHARE * lesson.rate)
@@ -235,9 +233,8 @@ class Network(nn.Module):
                 break
             z, newest = lesson.segments(starts)
             share = (step + 1) / steps
-            runs_free = share > ONE_STEP_SHARE and self.core.compiled(
-                probe
-            )  # else it would take all the time
+            # where no compiled call does it, running free would take all the time
+            runs_free = share > ONE_STEP_SHARE and self.core.compiled(probe)
             warm = lesson.warm if runs_free else z.shape[1]
             course.step(_loss(self, samples_of(z), newest, warm), share)
             yield share
@@ -254,7 +251,7 @@ class Network(nn.Module):
         x = (z[:, :-1] - self.mean) / self.scale
         y = z[:, :, self.n_inputs :]
         dy = (y[:, 1:] - y[:, :-1]) / self.increment_scale
-        readout, cold = self.core.readout, int(COLD_SHARE * min(x.shape[1], MAX_COLD_SAMPLES / COLD_SHARE))
+        readout, cold = self.core.readout, min(int(COLD_SHARE * x.shape[1]), MAX_COLD_SAMPLES)
         seen = self.core.regressors(x)
         rest = (dy - readout(seen))[:, cold:].flatten(0, 1).double().numpy()
         a = seen[:, cold:].flatten(0, 1).double().numpy()
