@@ -100,14 +100,14 @@ def wait_until(done: Callable[[], bool], what: str, patience: float, *others: Ru
         time.sleep(0.05)
 
 
-def new_checkpoint(dt: float = 1e-3, number: int = 1) -> Checkpoint:
-    """A GRU of the default size; what its weights are makes no difference to the time."""
+def new_checkpoint(dt: float = 1e-3, number: int = 1, family: str = "gru") -> Checkpoint:
+    """A model of the default size; what its weights are makes no difference to the time."""
     spec = motor().spec(dt)
     z = np.random.default_rng(0).normal(size=(100, len(spec.features)))
-    model = new_model("gru", spec, Scaling.of(z, len(spec.outputs)), seed=number, **TrainerConfig().sizes)
+    model = new_model(family, spec, Scaling.of(z, len(spec.outputs)), seed=number, **TrainerConfig().sizes)
     return Checkpoint(number, None, model.family, model.sizes, spec, model.tensors())
 
 
-def give_model(run_dir: Path, dt: float = 1e-3) -> None:
-    """Save the first checkpoint of a run."""
-    save(run_dir, new_checkpoint(dt))
+def give_model(run_dir: Path, dt: float = 1e-3, family: str = "gru", number: int = 1) -> None:
+    """Save a checkpoint of a run."""
+    save(run_dir, new_checkpoint(dt, number, family))

@@ -77,6 +77,8 @@ def first_prediction(backend: str, place: Path, cache: Path, followed: int) -> d
         str(place / "run"),
         "--backend",
         backend,
+        "--model",
+        "gru",
     ]
     with zmq.Context() as context, context.socket(zmq.SUB) as answers:
         answers.linger = 0

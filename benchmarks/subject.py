@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from twin.checkpoint import Checkpoint, newest
+from twin.checkpoint import Checkpoint, load, numbers, path_of
 from twin.errors import TwinError
 
 NO_MODEL: Final = "none"
@@ -88,21 +88,22 @@ def of_twin(twin: Any, checkpoint: Checkpoint) -> Subject:
 
 
 def of_process(pid: int, run_dir: Path) -> Subject:
-    """That of a twin's process: the family of its newest checkpoint, whether torch is in it, and the threads
-    that linear algebra was given when it was started.
+    """That of a twin's process: the families of its checkpoints, in the order of their numbers, whether torch
+    is in it, and the threads that linear algebra was given when it was started.
 
     Raises:
         TwinError: it has no checkpoint.
     """
-    checkpoint, _ = newest(run_dir)
-    if checkpoint is None:
+    found = [load(path_of(run_dir, number)).family for number in numbers(run_dir)]
+    if not found:
         raise TwinError(f"{run_dir} has no checkpoint")
     process = Path(f"/proc/{pid}")
     backend = "eager" if "/torch/" in (process / "maps").read_text() else "compiled"
     environment = dict(
         each.split("=", 1) for each in (process / "environ").read_text().split("\0") if "=" in each
     )
-    return Subject(checkpoint.family, backend, int(environment.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    family = " + ".join(dict.fromkeys(found))
+    return Subject(family, backend, int(environment.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
 
 
 def torch_threads() -> int:

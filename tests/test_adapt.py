@@ -210,7 +210,7 @@ def test_who_cannot_adapt_takes_the_wish_without_effect(family: str, rows: int) 
 def test_a_twin_tells_its_predictors_to_adapt_but_not_in_a_gap() -> None:
     twin = Twin(SPEC, window=50, adapt=True)
     twin.refresh(checkpoint())
-    assert twin.models.spare is not None and twin.models.spare.adapting
+    assert twin.bank.spare is not None and twin.bank.spare.adapting
     twin.catch_up()
     wishes: list[bool] = []
     active = twin.active
@@ -238,18 +238,18 @@ def test_a_new_model_answers_when_it_has_shown_on_the_stream_that_it_is_better()
     assert twin.model == 1, "the first one answers at once"
     twin.refresh(replace(good, number=2))
     follow(MIN_SHADOW_SAMPLES)
-    assert twin.model == 1 and twin.models.makes_room
+    assert twin.model == 1 and twin.bank.makes_room
     follow(2_000)
     assert twin.model == 2
     twin.refresh(replace(bad, number=3))
-    assert not twin.models.makes_room
+    assert not twin.bank.makes_room
     follow(MIN_SHADOW_SAMPLES)
     with pytest.MonkeyPatch.context() as patch:
         looks: list[int] = []
         patch.setattr(twin.horizon_errors, "look", lambda *_: looks.append(1))
         follow(MIN_SHADOW_SAMPLES)
     assert len(looks) == MIN_SHADOW_SAMPLES, "forecasts are looked after meanwhile"
-    assert twin.model == 2 and twin.models.makes_room
+    assert twin.model == 2 and twin.bank.makes_room
     twin.refresh(replace(good, number=4))
     assert twin.spare is not None and twin.spare.number == 4
     assert twin.counters.swaps == 2

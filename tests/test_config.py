@@ -135,7 +135,7 @@ def test_the_choices_are_those_that_there_are() -> None:
         load(None, trainer={"model": model})
     for backend in BACKENDS:
         load(None, twin={"backend": backend})
-    with pytest.raises(ConfigError, match="--model = 'transformer': is none of auto, arx, gru"):
+    with pytest.raises(ConfigError, match="has 'transformer', which is none of auto, rls, arx, gru"):
         load(None, trainer={"model": "transformer"})
     with pytest.raises(ConfigError, match="--backend"):
         load(None, twin={"backend": "abacus"})
@@ -159,7 +159,6 @@ UNUSED: list[tuple[dict[str, Any], str]] = [
     ({"trainer": {"model": "arx", "layers": 2}}, "--layers: arx has no use"),
     ({"trainer": {"model": "gru", "sequence_length": 5}}, "--sequence-length: gru .* --model window-rnn"),
     ({"trainer": {"model": "window-rnn", "taps": 5}}, "--taps: window-rnn has no use"),
-    ({"trainer": {"sequence_length": 5}}, "--sequence-length: --model auto has no use"),
     ({"twin": {"backend": "eager", "adapt": True}}, "--adapt: the backend eager does not adapt"),
     ({"twin": {"adapt": True}, "trainer": {"model": "window-rnn"}}, "--adapt: window-rnn does not adapt"),
     ({"report": {"free_run": 2.0}}, "--free-run is for the report: add --report FILE"),
@@ -188,9 +187,15 @@ def test_only_what_was_really_set_can_be_without_effect(tmp_path: Path) -> None:
 
 def test_what_auto_takes_for_the_plant_at_hand_decides() -> None:
     config = load(None, trainer={"hidden_size": 8})
-    refuse_unused(config, "gru")
-    with pytest.raises(ConfigError, match="--hidden-size: physics, which --model auto takes for this plant"):
-        refuse_unused(config, "physics")
+    refuse_unused(config, ["physics", "gru"])
+    with pytest.raises(ConfigError, match="--hidden-size: --model auto, for this plant physics, has no use"):
+        refuse_unused(config, ["physics"])
+
+
+def test_several_models_may_be_asked_for() -> None:
+    assert load(None, trainer={"model": "rls, gru,lstm"}).trainer.models == ["rls", "gru", "lstm"]
+    with pytest.raises(ConfigError, match="has 'transformer'"):
+        load(None, trainer={"model": "gru,transformer"})
 
 
 def test_each_setting_of_a_model_is_of_use_to_some_family() -> None:

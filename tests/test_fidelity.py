@@ -71,7 +71,7 @@ def test_it_goes_on_from_a_checkpoint_and_what_it_recalls() -> None:
     checkpoint = live.checkpoints[-1]
     again = Live(plant.spec(DT), SMALL, TwinConfig(window=40, adapt=False), checkpoint)
     again.recall(z[:4000])
-    assert again.trainer.history.count == 4000
+    assert again.trainers.members["gru"].history.count == 4000
     errors = again.run(z[4000:4100])  # before its first refit
     assert errors == pytest.approx(alone(checkpoint, z)[4000:4100], rel=1e-3, abs=1e-3)
 

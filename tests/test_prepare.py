@@ -21,7 +21,7 @@ from twin.kernels import disk
 from twin.messages import Spec
 from twin.models.opening import new_model
 from twin.models.scaling import Scaling
-from twin.service.prepare import Work, model_of, step, works
+from twin.service.prepare import Work, members_of, step, works
 from twin.settings import load
 
 ROOT = Path(__file__).parent.parent
@@ -154,20 +154,25 @@ OTHER = Spec(inputs=("u",), outputs=("y",), dt=0.02)
 
 
 def test_what_a_run_needs_follows_from_its_settings_and_its_plant() -> None:
-    assert [work.text for work in works(load(None), MOTOR)] == [
+    one = load(None, trainer={"model": "physics"})
+    assert [work.text for work in works(one, MOTOR)] == [
         "step of physics",
         "reading and answering samples",
         "refits of physics",
     ]
+    assert {work.text for work in works(load(None), MOTOR)} == {
+        "reading and answering samples",
+        *("step of physics", "step of gru 32", "step of hybrid 32", "step of window-rnn 32"),
+        *("refits of physics", "refits of gru", "refits of hybrid", "refits of window-rnn"),
+    }
     small = load(None, trainer={"hidden_size": 7})
     assert [work.text for work in works(small, OTHER)] == [
-        "step of gru 7",
-        "reading and answering samples",
-        "refits of gru",
+        *("step of gru 7", "step of window-rnn 7", "reading and answering samples"),
+        *("refits of gru", "refits of window-rnn"),
     ]
     eager = load(None, twin={"backend": "eager"}, trainer={"model": "arx"})
     assert [work.text for work in works(eager, OTHER)] == ["reading and answering samples"]
-    assert model_of(small, OTHER, None)[1]["hidden_size"] == 7
+    assert [member.sizes["hidden_size"] for member in members_of(small, OTHER, None)[0]] == [7, 7]
 
 
 # -- as a user meets it ------------------------------------------------------------------------------

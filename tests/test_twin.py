@@ -246,7 +246,7 @@ def test_a_model_of_another_plant_is_refused_and_the_one_at_work_stays() -> None
     ):
         with pytest.raises(CheckpointError, match="--run-dir"):
             twin.refresh(checkpoint(2, spec=spec))
-    assert follow(twin, [60])[0].model == 1 and twin.models.spare is None
+    assert follow(twin, [60])[0].model == 1 and twin.bank.spare is None
 
 
 # -- gaps and restarts -------------------------------------------------------------------------------

@@ -110,6 +110,24 @@ def newest(run_dir: Path, spec: Spec | None = None) -> tuple[Checkpoint | None, 
     return None, refused
 
 
+def newest_by_family(run_dir: Path, spec: Spec) -> tuple[dict[str, Checkpoint], list[CheckpointError]]:
+    """The newest checkpoint of each family that verifies, the newest of all first, and why those newer than
+    it were refused.
+
+    Raises:
+        CheckpointError: the newest of all is made for another plant than `spec`.
+    """
+    first, refused = newest(run_dir, spec)
+    if first is None:
+        return {}, refused
+    found = {first.family: first}
+    for number in reversed([number for number in numbers(run_dir) if number < first.number]):
+        with contextlib.suppress(CheckpointError):
+            checkpoint = check_plant(load(path_of(run_dir, number)), spec)
+            found.setdefault(checkpoint.family, checkpoint)
+    return found, refused
+
+
 def check_plant(checkpoint: Checkpoint, spec: Spec) -> Checkpoint:
     """The checkpoint as it was given.
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from twin.address import endpoint
 from twin.defaults import ADAPT, BACKEND, WINDOW
-from twin.families import AUTO, FAMILIES, OWN
+from twin.families import AUTO, FAMILIES, OWN, RECURSIVE
 
 
 class Section(BaseModel):
@@ -115,10 +115,11 @@ class TrainerConfig(Section):
     """How the model is refitted."""
 
     model: str = AUTO
-    """Family of the model: arx (linear); gru, lstm, rnn (carried hidden state) or window-rnn (a fresh one per
-    window); for a DC motor also physics (its equations) and hybrid (these, corrected by a GRU). auto takes
-    physics for a DC motor, and gru for any other plant or if the equations do not fit. FILE.py:CLASS is one
-    of your own (docs/own-model.md)."""
+    """Models of the run, a list separated by commas: rls (linear, fitted by the twin itself from the first
+    samples on); arx (linear); gru, lstm, rnn (carried hidden state) or window-rnn (a fresh one per window);
+    for a DC motor also physics (its equations) and hybrid (these, corrected by a GRU). Several are mixed, by
+    how well each does. auto is rls, gru and window-rnn, for a motor also physics and hybrid. FILE.py:CLASS is
+    one of your own (docs/own-model.md)."""
     hidden_size: int = Field(32, ge=1, le=1024)
     """Hidden units of each layer."""
     layers: int = Field(1, ge=1, le=8)
@@ -143,6 +144,11 @@ class TrainerConfig(Section):
     """Seed of the first weights and of the choice of segments."""
 
     @property
+    def models(self) -> list[str]:
+        """The names in `model`."""
+        return [name.strip() for name in self.model.split(",")]
+
+    @property
     def sizes(self) -> dict[str, int]:
         """What is asked of a model's sizes; a family takes those that it has."""
         return {
@@ -155,8 +161,10 @@ class TrainerConfig(Section):
     @field_validator("model")
     @classmethod
     def _known(cls, model: str) -> str:
-        if ":" not in model and OWN not in model and model not in (AUTO, *FAMILIES):
-            raise ValueError(f"is none of {', '.join((AUTO, *FAMILIES))}, nor FILE.py:CLASS")
+        for name in map(str.strip, model.split(",")):
+            if ":" not in name and OWN not in name and name not in (AUTO, RECURSIVE, *FAMILIES):
+                known = ", ".join((AUTO, RECURSIVE, *FAMILIES))
+                raise ValueError(f"has {name!r}, which is none of {known}, nor FILE.py:CLASS")
         return model
 
 

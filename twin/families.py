@@ -80,6 +80,12 @@ NETWORK: Final = "gru"
 LINEAR: Final = "arx"
 """The linear model, which others are compared with."""
 
+RECURSIVE: Final = "rls"
+"""The linear model that the twin begins with and fits by itself, by recursive least squares: no family, for
+it has no checkpoints."""
+PERSISTENCE: Final = "persistence"
+"""Who says that the outputs stay as they are: beside it in a bank."""
+
 FAMILIES: Final = {
     family.name: family
     for family in (
@@ -225,6 +231,15 @@ def family_for(spec: Spec) -> str:
     except SpecError:
         return NETWORK
     return MOTOR
+
+
+def families_for(spec: Spec) -> tuple[str, ...]:
+    """The members of a bank for a plant, in the order in which they are fitted: what the twin begins with, a
+    motor's equations alone if it is one, a network with a state that lasts, both together, and a network of
+    windows."""
+    if family_for(spec) == MOTOR:
+        return RECURSIVE, MOTOR, NETWORK, "hybrid", "window-rnn"
+    return RECURSIVE, NETWORK, "window-rnn"
 
 
 def _is(spec: Spec, signal: str, name: str, unit: str) -> bool:

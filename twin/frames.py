@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from twin.kernels import detection, frames
 from twin.kernels.frames import DOUBLE, EPOCH, INTEGER, SENT_NS, SEQ, Call, T, Template
-from twin.messages import Prediction, Sample, Spec, pack
+from twin.messages import UNSET, Prediction, Sample, Spec, pack
 from twin.window import Window
 
 _MARK: Final = 0x7FEF_FFFF_FFFF_FF00
@@ -39,10 +39,11 @@ class Frames:
         self._at = at = frames.places(inputs, outputs)
         self.memory = np.zeros(at.size)
         self.memory[at.dt] = spec.dt
-        reading, writing = _reading(spec), _writing(spec)
+        reading, writing = _reading(spec), _writing(spec, ())
         self.frame = memoryview(bytearray(reading.longest))
         self.written = memoryview(bytearray(writing.longest))
         ring, count = window.addresses
+        self._spec, self._names = spec, tuple[str, ...]()
         self._kept = reading, writing, window  # whose addresses are in the call
         call = Call(
             memory=self.memory.ctypes.data,
@@ -65,14 +66,35 @@ class Frames:
         """The last sample answered, where it came as a message, with its values (F)."""
         self.lead_to(np.zeros((1, inputs + outputs), np.float32), 0)
 
-    def lead_to(self, features: npt.NDArray[np.float32], model: int) -> None:
-        """From now on the values of samples are put into `features`, (1, F), for the model of this number."""
+    @property
+    def told(self) -> npt.NDArray[np.float64]:
+        """Where a mixture is to leave the number of the model that leads, and its members' weights."""
+        return self.memory[self._at.model : self._at.stamps]
+
+    def lead_to(self, features: npt.NDArray[np.float32], model: int, members: tuple[str, ...] = ()) -> None:
+        """From now on the values of samples are put into `features`, (1, F), for the model of this number, or
+        for a mixture of these members."""
         self.features = features
         self.features_bytes = features.reshape(-1).data.cast("B")
         self.put = partial(struct.Struct(f"={features.size}f").pack_into, self.features_bytes, 0)
         """Puts the values of a sample, F arguments, into `features`."""
-        self._call[Call._fields.index("features")] = features.ctypes.data
+        self._set(features=features.ctypes.data)
         self.memory.view(np.int64)[self._at.model] = model
+        if members != self._names:
+            self._names = members
+            reading, _, window = self._kept
+            writing = _writing(self._spec, members)
+            self._kept = reading, writing, window
+            self.written = memoryview(bytearray(writing.longest))
+            self._set(
+                writing=writing.table.ctypes.data,
+                written_bytes=writing.literals.ctypes.data,
+                answer=_address(self.written),
+            )
+
+    def _set(self, **addresses: int) -> None:
+        for name, address in addresses.items():
+            self._call[Call._fields.index(name)] = address
 
     def settle(self) -> None:
         """Write the sample held where `take` would have."""
@@ -139,8 +161,8 @@ def _reading(spec: Spec) -> Template:
     return frames.template(pack(sample), example.holes)
 
 
-def _writing(spec: Spec) -> Template:
-    """Of predictions by a model that follows, with a residual and an interval."""
+def _writing(spec: Spec, members: tuple[str, ...]) -> Template:
+    """Of predictions by a model that follows, or by a mixture of members, with a residual and an interval."""
     inputs, outputs = len(spec.inputs), len(spec.outputs)
     at, of_outputs, example = frames.places(inputs, outputs), detection.places(outputs), _Example()
     prediction = Prediction(
@@ -156,5 +178,6 @@ def _writing(spec: Spec) -> Template:
         received_ns=example.integer(at.stamps + 1),
         low=example.doubles(spec.outputs, of_outputs.low),
         high=example.doubles(spec.outputs, of_outputs.high),
+        weights=example.doubles(members, at.weights) if members else UNSET,
     )
     return frames.template(pack(prediction), example.holes)

@@ -1,18 +1,18 @@
-"""The hand-over from one model to the next, without a cold start and between two samples.
+"""The hand-over from one version of a model to the next, without a cold start and between two samples.
 
-A new model's hidden state is warmed by the window, which is exactly what is needed for that: some samples a
+A new version's hidden state is warmed by the window, which is exactly what is needed for that: some samples a
 turn, until it has seen all. Then it changes places with the one that answers; but where models learn at every
 sample, that one has learned since it began, and the new one begins to. So there the new one first runs in its
-shadow, and takes its place when it has answered better for a while.
+shadow, and takes its place when it has answered better for a while. In any case the version before runs in
+the shadow of the new one for a second, and takes its place again if it does better on the stream.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Final
-
-import numpy as np
 
 from twin.predictor import Predictor
 from twin.window import Window
@@ -21,70 +21,93 @@ CATCH_UP_SAMPLES: Final = 16
 """Of the window, that a spare predictor takes in one turn: a few turns warm it, none delays an answer."""
 
 MIN_SHADOW_SAMPLES: Final = 64
-"""For which a new model runs in the shadow at least."""
+"""For which a model runs in the shadow at least."""
 SHADOW_ERROR_WEIGHT: Final = 1 / 200
 """Weight of the newest sample in the mean squared errors that are compared then: errors from before it had
 learned are forgotten soon."""
 
 
-class Shadow:
-    """A comparison of two models on the stream, by the errors of what each expected of the next sample."""
+MAX_BACK_RATIO: Final = 0.8
+"""Mean squared errors of the version before over the new one's, as a geometric mean over the outputs, up to
+which it takes its place again."""
 
-    def __init__(self, outputs: int) -> None:
+
+class Shadow:
+    """A comparison of two models on the stream, by the errors of what each expected of the next sample.
+
+    `trial` is its length, where the one in the shadow was there before and is dropped at the end.
+    """
+
+    def __init__(self, outputs: int, trial: int | None = None) -> None:
         self.samples = 0
-        self._squares = np.zeros((2, outputs))  # mean squared errors: of the new one, and of the one in use
+        self.trial = trial
+        self._squares = [(0.0, 0.0)] * outputs  # mean squared errors: of the one in the shadow, and in use
         self._expected: tuple[int, Sequence[float], Sequence[float]] | None = None
 
     def compare(self, count: int, measured: Sequence[float]) -> None:
         """Take in the outputs of the sample of this count."""
         if self._expected is not None and self._expected[0] == count:
             self.samples += 1
-            errors = np.subtract(self._expected[1:], [measured, measured])
             weight = max(SHADOW_ERROR_WEIGHT, 1.0 / self.samples)
-            self._squares += weight * (np.square(errors) - self._squares)
+            _, *expected = self._expected
+            self._squares = [  # a few outputs: NumPy would take ten times as long
+                (a + weight * ((x - y) ** 2 - a), b + weight * ((x - z) ** 2 - b))
+                for (a, b), x, y, z in zip(self._squares, measured, *expected, strict=True)
+            ]
 
-    def expect(self, count: int, new: Sequence[float], old: Sequence[float]) -> None:
+    def expect(self, count: int, shadow: Sequence[float], used: Sequence[float]) -> None:
         """Take in what both expect of the sample of this count."""
-        self._expected = count, new, old
+        self._expected = count, shadow, used
 
     @property
     def better(self) -> bool:
-        """Whether the new one has shown that it answers better."""
+        """Whether the one in the shadow has shown that it answers better."""
         if self.samples < MIN_SHADOW_SAMPLES:
             return False
-        new, old = np.log(self._squares + np.finfo(np.float64).tiny).sum(axis=1)
-        return math.isfinite(new) and bool(new <= old)
+        if not all(math.isfinite(shadow) for shadow, _ in self._squares):
+            return False
+        tiny = sys.float_info.min
+        ratios = [math.log((shadow + tiny) / (used + tiny)) for shadow, used in self._squares]
+        return not sum(ratios) / len(ratios) > (math.log(MAX_BACK_RATIO) if self.trial else 0.0)
+
+    @property
+    def over(self) -> bool:
+        """Whether its trial has ended."""
+        return self.trial is not None and self.samples >= self.trial
 
 
 class HandOver:
-    """The predictor that answers (`active`), the one that catches up (`spare`), and the one before
-    (`previous`), to change back to.
+    """The version of a model that answers (`active`), and another beside it (`spare`): a new one that catches
+    up or has still to show that it is better, or for `trial` samples the one before.
 
-    `adapt` is whether what answers learns from each measurement; `muted` stops that while a sensor has
-    failed.
+    `adapt` is whether what answers learns from each measurement.
     """
 
-    def __init__(self, window: Window, adapt: bool) -> None:
+    def __init__(self, window: Window, adapt: bool, trial: int) -> None:
         self.adapt = adapt
-        self.muted = False
         self.active: Predictor | None = None
         self.spare: Predictor | None = None
-        self.previous: Predictor | None = None
-        self._window = window
         self.shadow: Shadow | None = None
-        """Where the spare has caught up, and has still to show that it is better."""
+        """Where the spare has caught up."""
+        self.versions = 0
+        """That have answered."""
+        self.back = False
+        """Whether the one that answers took its place again."""
+        self._window, self._trial = window, trial
+        self._learns = True
         self._spare_seen = 0  # of `window.count`
         self._bridged = -window.length  # `window.count` after the last gap that was bridged
 
     @property
     def makes_room(self) -> bool:
-        """Whether a newer model may begin: none is catching up, or one that was not better so far."""
+        """Whether a newer version may begin: none is catching up."""
         return self.spare is None or self.shadow is not None
 
-    def learn(self, measured: bool = True) -> None:
-        """What the active predictor is fed from now on was `measured`, and is to be learned from; or not."""
+    def learn(self, learns: bool) -> None:
+        """Whether the active predictor learns from what it is fed from now on, where members do."""
+        self._learns = learns
         if self.active is not None:
-            self.active.adapting = measured and self.adapt and not self.muted
+            self.active.adapting = learns and self.adapt
 
     def bridged(self) -> None:
         """The newest samples of the window are answers: a spare begins again with them, and learns
@@ -95,13 +118,16 @@ class HandOver:
 
     def begin_anew(self) -> None:
         """The window is empty: forget what was before, but nothing that was learned of the plant."""
-        self._spare_seen, self.shadow = 0, None
+        self._spare_seen = 0
+        if self.shadow is not None and self.shadow.trial:
+            self.spare = None
+        self.shadow = None
         for predictor in (self.active, self.spare):
             if predictor is not None:
                 predictor.reset(learned=False)  # a pause says nothing about the plant
 
     def begin(self, predictor: Predictor) -> None:
-        """Begin to take up a predictor; one that is still catching up makes room for it."""
+        """Begin to take up a predictor; one that is still beside the active one makes room for it."""
         predictor.reset()
         window = self._window
         # from a window with answers of its own it would learn what nobody has measured
@@ -109,17 +135,16 @@ class HandOver:
         self.spare, self.shadow = predictor, None
         self._spare_seen = window.count - min(window.count, window.length)
 
-    def change_back(self) -> None:
-        """Leave a model that answered nonsense for the one before it, by the walk of every hand-over."""
-        self.active, self.previous = None, None if self.active is self.previous else self.previous
-        if self.spare is None and self.previous is not None:
-            self.begin(self.previous)
+    def leave(self) -> None:
+        """Leave a model that answered nonsense; the version before it takes its place, if it still runs."""
+        self.active = None
+        if self.spare is not None:
+            self.begin(self.spare)
 
-    def catch_up(self, measured: Sequence[float], expected: Sequence[float]) -> bool:
-        """Let the spare take in a portion of the window; True when it has seen all, and now answers.
+    def catch_up(self, measured: Sequence[float]) -> bool:
+        """Let the spare take in a portion of the window; True when it then answers.
 
-        `measured` are the outputs (P) of the newest sample, `expected` those of the next one, as they were
-        published.
+        `measured` are the outputs (P) of the newest sample, which the active predictor has answered.
         """
         window, spare = self._window, self.spare
         if spare is None:
@@ -128,22 +153,29 @@ class HandOver:
             self.begin(spare)  # what it has seen no longer continues in the window
         portion = window.tail(window.count - self._spare_seen)[:, :CATCH_UP_SAMPLES]
         self._spare_seen += portion.shape[1]
-        if portion.shape[1] == 1 and self.shadow is not None:
+        if portion.shape[1] == 1 and self.shadow is not None and self.active is not None:
             self.shadow.compare(window.count, measured)
-            self.shadow.expect(window.count + 1, spare.step(portion[:, 0])[0].tolist(), expected)
+            used: Sequence[float] = self.active.y[0].tolist()
+            self.shadow.expect(window.count + 1, spare.step(portion[:, 0])[0].tolist(), used)
         elif portion.shape[1]:
             spare.warm(portion)
-        if self._spare_seen < window.count or not self._may_answer(len(measured)):
+        if self._spare_seen < window.count:
             return False
-        if self.active is not None:
-            self.previous = self.active
-        self.active, self.spare, self.shadow = spare, None, None
-        self.learn()
+        if self.shadow is not None and self.shadow.over:
+            self.spare, self.shadow = None, None
+            return False
+        if self.active is not None and self.active.adapting and self.shadow is None:
+            self.shadow = Shadow(len(measured))
+        if self.shadow is not None and not self.shadow.better:
+            return False
+        self._change_places(len(measured))
         return True
 
-    def _may_answer(self, outputs: int) -> bool:
-        """Whether a spare that has caught up takes the place of the one that answers."""
-        if self.active is None or not self.active.adapting:
-            return True
-        self.shadow = self.shadow or Shadow(outputs)
-        return self.shadow.better
+    def _change_places(self, outputs: int) -> None:
+        self.versions += 1
+        was, self.back = self.active, self.shadow is not None and self.shadow.trial is not None
+        self.active, self.spare, self.shadow = self.spare, None, None
+        if was is not None and not self.back:  # both have seen the newest sample
+            self.spare, self.shadow = was, Shadow(outputs, self._trial)
+            was.share(was.sample.copy())
+        self.learn(self._learns)

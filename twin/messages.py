@@ -141,8 +141,10 @@ class Prediction(Message, frozen=True, kw_only=True, gc=False):
     """The twin's answer to the sample `seq`: `y` expected at `t`, one period after that sample.
 
     `residual` = y(k) - ŷ(k|k-1) of the sample answered; empty where nothing was expected of it.
-    `model` is the number of the checkpoint that answered (0: persistence), `status` the twin's state in a
-    word, `low` and `high` the interval when there is one. `sample_sent_ns` and `received_ns` are stamps of
+    `model` is the number of the checkpoint that answered (0: none), `status` the twin's state in a word,
+    `low` and `high` the interval when there is one. Where several models answer as one, `weights` says how
+    much each has to say, by member, averaged over the outputs, and `model` is the one of most weight.
+    `sample_sent_ns` and `received_ns` are stamps of
     CLOCK_MONOTONIC, for latencies on one host.
     """
 
@@ -154,6 +156,7 @@ class Prediction(Message, frozen=True, kw_only=True, gc=False):
     received_ns: int = 0
     low: dict[str, float] | UnsetType = UNSET
     high: dict[str, float] | UnsetType = UNSET
+    weights: dict[str, float] | UnsetType = UNSET
 
 
 class Event(Message, frozen=True, kw_only=True, gc=False):
@@ -171,6 +174,15 @@ class Parameters(Message, frozen=True, kw_only=True, gc=False):
     values: dict[str, float]
     errors: dict[str, float]
     units: dict[str, str]
+
+
+class Members(Message, frozen=True, kw_only=True, gc=False):
+    """The models that a twin mixes, by member: the number of the checkpoint of each (0: none), its weight,
+    and the RMSE of its newest answers, one step ahead, by output. Once a second, where there are several."""
+
+    models: dict[str, int]
+    weights: dict[str, float]
+    errors: dict[str, dict[str, float]]
 
 
 class Request(Message, frozen=True, kw_only=True, gc=False):
@@ -212,6 +224,7 @@ KINDS: Final[dict[str, type[Message]]] = {
     "prediction": Prediction,
     "event": Event,
     "parameters": Parameters,
+    "members": Members,
 }
 _KIND_OF: Final = {message: kind for kind, message in KINDS.items()}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +18,14 @@ class Predictor(Protocol):
     then the outputs, in the signals' own units. Other shapes than the ones stated raise `SpecError`.
     """
 
-    quick: ClassVar[bool]
-    """Whether a free run of some samples fits between two samples of a stream."""
-
     adapting: bool
     """Whether a step takes its sample for a measurement, and may adapt this predictor's own copy of the
     weights to it; False when opened. Where that is not possible, it has no effect. `free_run` never adapts,
     and `reset` brings back the checkpoint's weights. What was learned stays in use when it becomes False."""
+
+    @property
+    def quick(self) -> bool:
+        """Whether a free run of some samples fits between two samples of a stream."""
 
     @property
     def rows(self) -> int:
@@ -43,6 +44,13 @@ class Predictor(Protocol):
     def sample(self) -> npt.NDArray[np.float32]:
         """Where `step` wants its sample: an array (N, F) of the predictor's own. What is written there, and
         handed to `step` as this very array, is not copied once more."""
+
+    @property
+    def y(self) -> npt.NDArray[np.float32]:
+        """Where `step` leaves its answer: always the same array (N, P)."""
+
+    def share(self, sample: npt.NDArray[np.float32]) -> None:
+        """From now on `sample` is this array (N, F), which other predictors may read as well."""
 
     @property
     def state(self) -> npt.NDArray[np.float32]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -19,15 +18,13 @@ from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig
 from twin.errors import CheckpointError
 from twin.excitation import excited
-from twin.families import AUTO, LINEAR, NETWORK
 from twin.history import History
 from twin.messages import Sample, Spec
 from twin.models.lesson import Lesson
 from twin.models.model import Model
 from twin.models.opening import chosen, class_of, new_model, open_model, sizes_for
-from twin.models.ridge import linear_tensors
 from twin.models.scaling import Scaling
-from twin.validation import JUDGED_SEGMENTS, Decision, Errors, Judge, Segments, Verdict
+from twin.validation import JUDGED_SEGMENTS, Decision, Judge, Verdict
 
 HOLD_OUT_SHARE: Final = 0.1
 """Share of the history, its newest part, that a refit does not see, but some part of a period at most: the
@@ -56,7 +53,8 @@ class Trainer:
     """Keeps the recent history and refits the incumbent model on it.
 
     `window` is the number of samples that warm a hidden state, as in the twin. `incumbent` is the checkpoint
-    to go on from, if there is one. With `adapt`, models are judged as the twin runs them: adapting.
+    to go on from, if there is one. With `adapt`, models are judged as the twin runs them: adapting. A
+    `history` may be shared with the trainers of other families.
 
     Raises:
         CheckpointError: the incumbent was made for other signals, or is of another family or size than the
@@ -72,10 +70,10 @@ class Trainer:
         window: int,
         incumbent: Checkpoint | None = None,
         adapt: bool = False,
+        history: History | None = None,
     ) -> None:
         family, _ = chosen(spec, config.model, incumbent, **config.sizes)
         self.spec, self.config = spec, config.model_copy(update={"model": family})
-        self._may_leave = config.model == AUTO and incumbent is None  # what presumes another plant
         self._incumbent = Incumbent(open_model(incumbent), incumbent.number) if incumbent else Incumbent()
         self.taken = self.number
         """The highest number in use, be it by a checkpoint that is damaged."""
@@ -85,9 +83,10 @@ class Trainer:
         self.judge = Judge(spec, window, config.horizon, adapt)
         segment = window + config.horizon  # samples: the warm-up, then the free run
         length = max(round(config.history / spec.dt), 4 * segment)
-        self.history = History(length, segment, len(spec.features), config.model_seed)
+        self.history = history or History(length, segment, len(spec.features), config.model_seed)
         self._last: Sample | None = None
-        self._refitted_at = 0  # `history.count` at the last refit's end
+        self.refitted_at = 0
+        """`history.count` at the last turn's end; 0 before the first."""
         self._lesson: Lesson | None = None  # of the last candidate, until one is accepted
         self._resume: Model | None = None  # a candidate that was refused, to go on from
         self._random = np.random.default_rng(config.model_seed)
@@ -133,7 +132,7 @@ class Trainer:
 
         The first model waits for as much: its scaling and its linear part are the ground of all later ones.
         """
-        new = self.history.count - self._refitted_at
+        new = self.history.count - self.refitted_at
         wanted = max(self.config.period / self.spec.dt, self.history.segment)
         return self.history.count >= 3 * self.history.segment and new >= wanted
 
@@ -160,7 +159,7 @@ class Trainer:
 
     def enough(self) -> Verdict:
         """Whether the history moves enough to learn from."""
-        self._refitted_at = self.history.count
+        self.refitted_at = self.history.count
         return excited(self.history, self.spec, self.newest, self._train_end())
 
     def _train_end(self) -> int:
@@ -241,7 +240,7 @@ class Trainer:
         Weights or errors that are not finite never pass.
         """
         candidate, self.candidate, lesson = self.candidate, None, self._lesson
-        self._refitted_at = self.history.count
+        self.refitted_at = self.history.count
         if candidate is None or lesson is None:
             return Verdict(False, "there is no candidate; refit first")
         starts = self.history.starts(lesson.end, self.history.count)
@@ -252,8 +251,6 @@ class Trainer:
         found, other = judge.errors(made, z), judge.errors(None, z)
         if not found.finite:
             return Verdict(False, "refused: the candidate is not finite")
-        if self.incumbent is None and (refusal := self._against_linear(candidate, found, z, lesson.end)):
-            return refusal
         rival, ratios = "persistence", found.ratio(other)
         if self.incumbent is not None:
             held = self._made(self.incumbent, {})
@@ -277,25 +274,6 @@ class Trainer:
         before = self._incumbent._replace(before=None)
         self._incumbent = Incumbent(candidate, self.taken, self.number or None, before)
         return Verdict(True, f"model {self.number} accepted: {text}", figures)
-
-    def _against_linear(self, candidate: Model, found: Errors, z: Segments, end: int) -> Verdict | None:
-        """The refusal of a candidate that presumes what the plant is, if a linear model shows that it is
-        another one; then the plant is given a network like every other."""
-        if not (self._may_leave and candidate.PRESUMES_PLANT):
-            return None
-        taps, outputs = self.config.taps, len(self.spec.outputs)
-        linear = replace(
-            self._made(candidate, {}),
-            family=LINEAR,
-            sizes=sizes_for(LINEAR, self.spec, taps=taps),
-            tensors=linear_tensors(self.history.longest(end), outputs, taps),
-        )
-        verdict = self.judge.against_linear(candidate.family, found, self.judge.errors(linear, z))
-        if verdict is not None and self.judge.refuted:
-            self.config = self.config.model_copy(update={"model": NETWORK})
-            text = f"{verdict.text} again, so that its equations are not this plant's; from now on a "
-            return Verdict(False, f"{text}{NETWORK} is fitted", verdict.figures)
-        return verdict
 
     # -- checkpoints ---------------------------------------------------------------------------------
 

@@ -19,19 +19,21 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from twin.backends.opening import open_predictor
+from twin.bank import Bank
 from twin.checkpoint import Checkpoint, check_plant
 from twin.defaults import ADAPT, BACKEND, WINDOW
 from twin.detection import Alarm, Detection
 from twin.errors import SpecError
 from twin.forecast import Forecast, HorizonErrors, Present
 from twin.frames import Frames
-from twin.handover import HandOver
 from twin.kernels.detection import ALL, NOTHING, RESIDUAL, WIDTH
+from twin.kernels.mixture import MAX_MEMBERS
 from twin.messages import UNSET, Prediction, Sample, Spec, UnsetType, check_spec, pack
 from twin.predictor import Predictor
 from twin.window import Window
@@ -60,11 +62,31 @@ class Counters:
     """Times that the residuals of an output became unusual."""
 
 
+class Swap(NamedTuple):
+    """A version of a member that answers from now on."""
+
+    member: str
+    number: int
+    """Of its checkpoint."""
+    back: bool
+    """Whether it takes its place again, because it does better than the one after it."""
+    t: float
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        again = " again: it does better than the one after it" if self.back else ""
+        return f"model {self.number} ({self.member}) answers{again}"
+
+
 class Twin:
     """A window, an expectation and two predictors: the active one answers, the spare one catches up.
 
     `window` is the number of samples kept to warm a new model's hidden state. `backend` names the way to run
     a step (`twin.predictor.BACKENDS`). With `adapt`, a predictor learns from each measurement it is given.
+
+    With `recursive`, a model that is fitted in the twin itself, by recursive least squares, answers from the
+    first samples on. Several models are mixed (`twin.bank`), each taken up under the name of its family.
 
     `step` answers any sample. In the plain case, that is most of the time, `take` and `answer` do the same
     from the bytes of a sample to the bytes of its prediction.
@@ -74,7 +96,13 @@ class Twin:
     """
 
     def __init__(
-        self, spec: Spec, *, window: int = WINDOW, backend: str = BACKEND, adapt: bool = ADAPT
+        self,
+        spec: Spec,
+        *,
+        window: int = WINDOW,
+        backend: str = BACKEND,
+        adapt: bool = ADAPT,
+        recursive: bool = False,
     ) -> None:
         if window < 1:
             raise SpecError(f"window = {window} samples: at least 1 is needed")
@@ -82,40 +110,43 @@ class Twin:
         self.backend = backend
         self.counters = Counters()
         self.window = Window(1, window, len(spec.features))
-        self.models = HandOver(self.window, adapt)
+        self.bank = Bank(spec, self.window, adapt, recursive)
         self.frames = Frames(spec, self.window)
+        self._lead()
         self.detection = Detection(spec, self.frames.memory)
         self.horizon_errors = HorizonErrors(spec)
         self.pending_alarms: deque[Alarm] = deque(
             maxlen=2 * len(spec.outputs)
         )  # newest last; the caller takes them out
+        self.swaps: deque[Swap] = deque(maxlen=MAX_MEMBERS)  # newest last; the caller takes them out
         self._learn = NOTHING  # what the detection may learn from the residual of the next sample
         self._unsettled = 0  # samples to come whose residuals say more of a gap than of the plant
         self._has_intervals = False
+        self._muted = False  # nothing learns while a sensor is stuck
         self._y: NDArray[np.float32] | None = None  # where the active predictor answered last, (1, P)
         self._y_at = 0  # its address
 
     @property
     def active(self) -> Predictor | None:
         """The predictor that answers; None for persistence."""
-        return self.models.active
+        return self.bank.active
 
     @property
     def spare(self) -> Predictor | None:
         """The predictor that catches up, if there is one."""
-        return self.models.spare
+        return self.bank.spare
 
     @property
     def model(self) -> int:
         """The number of the checkpoint that answers; 0 for persistence."""
-        return self.models.active.number if self.models.active else 0
+        return self.bank.active.number if self.bank.active else 0
 
     @property
     def status(self) -> str:
         """`waiting` for the first sample, `unestimated` without a model, `following` with one."""
         if not self.counters.answered:
             return "waiting"
-        return "following" if self.models.active else "unestimated"
+        return "following" if self.bank.active else "unestimated"
 
     @property
     def t(self) -> float:
@@ -139,7 +170,7 @@ class Twin:
         frames.frame[:length] = frame
         if not frames.take(frames.call, length):
             return False
-        y = self.models.active.step(frames.features)  # type: ignore[union-attr]  # ALL: there is one
+        y = self.bank.active.step(frames.features)  # type: ignore[union-attr]  # ALL: there is one
         if y is not self._y:
             self._y = np.ascontiguousarray(y, np.float32)
             self._y_at = self._y.ctypes.data
@@ -218,7 +249,7 @@ class Twin:
         if self._has_intervals and status != "invalid":
             low = dict(zip(names, results))  # noqa: B905
             high = dict(zip(names, results))  # noqa: B905
-        active = self.models.active
+        active, mixture = self.bank.active, self.bank.mixture
         return Prediction(
             epoch=epoch,
             seq=sample.seq,
@@ -232,6 +263,7 @@ class Twin:
             received_ns=received_ns,
             low=low,
             high=high,
+            weights=mixture.mean_weights if mixture is not None else UNSET,
         )
 
     def _learnable(self, status: str) -> float:
@@ -249,10 +281,10 @@ class Twin:
             self.pending_alarms.append(alarm)
             self.counters.alarms += not alarm.over
             if alarm.kind == "stuck":
-                self.models.muted = True
+                self._muted = True
             elif alarm.over and not self.detection.alarmed:
-                self.models.muted = False
-            self.models.learn()
+                self._muted = False
+            self.bank.learn(muted=self._muted)
 
     def _interrupt(self, sample: Sample, epoch: int, seq: int, u: Sequence[float]) -> None:
         """Meet a sample that is not the one after `seq`: a gap is bridged with the inputs u of that one
@@ -269,43 +301,54 @@ class Twin:
             return
         self._unsettled = self.window.length
         self.horizon_errors.abandon()
-        self.models.learn(measured=False)  # what it answered itself teaches nothing
+        self.bank.learn(measured=False)  # what it answered itself teaches nothing
         expected: Sequence[float] = self.detection.expected.tolist()
         for _ in range(missing):  # free run: the last input held, the twin's own outputs fed back
             self.frames.put(*u, *expected)
             expected, _ = self._advance(expected)
         self.counters.bridged += missing
-        self.models.learn()
-        self.models.bridged()
+        self.bank.learn(muted=self._muted)
+        self.bank.bridged()
 
     def _begin_anew(self) -> None:
         self.window.reset()
         self._unsettled = self.window.length
         self.horizon_errors.abandon()
-        self.models.begin_anew()
+        self.bank.begin_anew()
 
     def _advance(self, y: Sequence[float]) -> tuple[Sequence[float], str]:
         """Take in the features at hand, whose outputs are y (P); the next outputs (P), and the status."""
         self.window.push_row(self.frames.features_bytes)
-        if self.models.active is None:
+        if self.bank.active is None:
             return y, "unestimated"
-        values: list[float] = self.models.active.step(self.frames.features)[0].tolist()
+        values: list[float] = self.bank.active.step(self.frames.features)[0].tolist()
         if not math.isfinite(sum(values)):
             self._give_up()
             return y, "invalid"
         return values, "following"
 
     def _give_up(self) -> None:
-        """Leave a model that answered nonsense."""
+        """Leave what answered nonsense."""
         self.counters.invalid += 1
         self.horizon_errors.follow(None)
-        self.models.change_back()
-        self.frames.lead_to(self.frames.features.copy(), 0)  # the predictor's own no more
+        self.bank.leave_unsound()
+        self._lead()
+
+    def _lead(self) -> None:
+        """Let samples go where what answers wants them: nothing is copied in a step."""
+        active, frames = self.bank.active, self.frames
+        if active is None:
+            frames.lead_to(frames.features.copy(), 0)  # the predictor's own no more
+            return
+        if (mixture := self.bank.mixture) is not None:
+            mixture.tell(frames.told)
+        frames.lead_to(active.sample, active.number, self.bank.names)
 
     # -- models --------------------------------------------------------------------------------------
 
     def refresh(self, checkpoint: Checkpoint, predictor: Predictor | None = None) -> None:
-        """Begin to take up a model; `catch_up` completes it. One that is still on its way makes room.
+        """Begin to take up a model, as a member of its family's name; `catch_up` completes it. One that is
+        still on its way makes room.
 
         `predictor` is the checkpoint already opened, where that was done elsewhere to save time here.
 
@@ -313,31 +356,34 @@ class Twin:
             CheckpointError: it was made for other signals or another period.
         """
         check_plant(checkpoint, self.spec)
-        self.models.begin(predictor or open_predictor(checkpoint, self.backend, 1))
+        predictor = predictor or open_predictor(checkpoint, self.backend, 1)
+        self.bank.begin(checkpoint.family, predictor)
 
     def catch_up(self) -> bool:
-        """Let the spare predictor take in a portion of the window; True when it then changed places. Where
-        none is catching up, go on with the free run that tells how far off forecasts are.
+        """Let what is to be taken up take in a portion of the window; True when a model then changed places.
+        Where none is catching up, go on with the free run that tells how far off forecasts are.
 
         Bounded work for between two samples; the swap is counted in samples, so that a replay swaps at the
         same `seq`.
         """
-        active = self.models.active
-        if self.models.makes_room and active is not None and self.counters.answered:
+        bank, active = self.bank, self.bank.active
+        if bank.mixture is not None and not bank.mixture.sound:  # the others have answered for it
+            self._give_up()
+            active = bank.active
+        if active is not None and self.counters.answered and bank.makes_room:
             self.horizon_errors.look(self.window, active, self.detection.expected)
-        if self.models.spare is None:
-            return False
-        if not self.models.catch_up(self.detection.measured, self.detection.expected.tolist()):
-            return False
-        if active is None:
-            self.detection.relearn()
-        active = self.models.active
-        assert active is not None
-        if active.quick:
-            self.horizon_errors.follow(active)
-        self.frames.lead_to(active.sample, active.number)  # where it wants it: nothing to copy in a step
-        self.counters.swaps += 1
-        return True
+        if not bank.idle and (changed := bank.catch_up(self.detection.measured)):
+            if any(bank.members[name].versions == 1 for name in changed):
+                self.detection.relearn()
+            active = bank.active
+            assert active is not None
+            if active.quick:
+                self.horizon_errors.follow(active)
+            self._lead()
+            self.counters.swaps += len(changed)
+            self.swaps.extend(Swap(name, *bank.version(name), self.t) for name in changed)
+            return True
+        return False
 
     # -- forecasts -----------------------------------------------------------------------------------
 
@@ -362,13 +408,7 @@ class Twin:
         """
         if not self.counters.answered:
             raise SpecError("nothing to forecast from: no sample has been answered yet")
-        active, fork = self.models.active, None
-        if active is not None:
-            fork = before.predictor if before is not None else None
-            if fork is None or fork.number != active.number:
-                fork = active.fork(1)
-            else:
-                fork.take_over(active)
+        fork = self.bank.fork(before.predictor if before is not None else None)
         _, _, _, t, u = self.frames.last()
         return Present(
             spec=self.spec,

@@ -5,7 +5,7 @@ Only what was really set counts, on the command line or in a file: a default is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from twin.config import Config
@@ -20,13 +20,14 @@ STEPS: Final = ("steps", "batch", "learning_rate")
 """What only a family needs that is trained by gradients from its first refit on."""
 
 
-def refuse_unused(config: Config, family: str | None = None) -> None:
-    """Refuse settings without effect; `family` is what the trainer fits, where the plant at hand has told.
+def refuse_unused(config: Config, fitted: Sequence[str] | None = None) -> None:
+    """Refuse settings without effect; `fitted` are the families that the trainer fits, where the plant at
+    hand has told.
 
     Raises:
         ConfigError: with each of them, why it has none, and what to do.
     """
-    if faults := [*_plant(config), *_trainer(config, family), *_twin(config, family)]:
+    if faults := [*_plant(config), *_trainer(config, fitted), *_twin(config, fitted)]:
         raise ConfigError("\n".join(faults))
 
 
@@ -44,9 +45,9 @@ def _plant(config: Config) -> Iterator[str]:
         yield "--free-run is for the report: add --report FILE, or leave it out"
 
 
-def _trainer(config: Config, family: str | None) -> Iterator[str]:
+def _trainer(config: Config, fitted: Sequence[str] | None) -> Iterator[str]:
     asked, chosen = config.trainer.model, config.trainer.model_fields_set
-    families = _families(asked, family)
+    families = _families(config.trainer.models, fitted)
     if not families:
         return
     names = [name for name, size in SIZES.items() if not any(size in each.needs for each in families)]
@@ -55,31 +56,32 @@ def _trainer(config: Config, family: str | None) -> Iterator[str]:
     for name in names:
         if name not in chosen:
             continue
-        who = family or asked
+        who = asked if fitted is None else ", ".join(fitted)
         if asked == AUTO:
-            who = f"{who}, which --model {AUTO} takes for this plant," if family else f"--model {AUTO}"
+            who = f"--model {AUTO}" + ("" if fitted is None else f", for this plant {who},")
         users = [each.name for each in FAMILIES.values() if SIZES.get(name, "") in each.needs]
         better = f"take --model {NETWORK if NETWORK in users or name in STEPS else users[0]}"
         yield f"{_option(name)}: {who} has no use for it; leave it out, or {better}"
 
 
-def _families(asked: str, family: str | None) -> list[Family]:
-    """Those that may be fitted: the one at hand, or what `auto` may come to."""
-    if family is not None:
-        return [family_of(family)]
-    if asked == AUTO:
-        return [each for each in FAMILIES.values() if each.cell in (None, Cell.GRU)]
-    return [FAMILIES[asked]] if asked in FAMILIES else []
+def _families(asked: Sequence[str], fitted: Sequence[str] | None) -> list[Family]:
+    """Those that may be fitted: the ones at hand, or what `auto` may come to."""
+    if fitted is not None:
+        return [family_of(name) for name in fitted]
+    if AUTO in asked:
+        return list(FAMILIES.values())
+    return [FAMILIES[name] for name in asked if name in FAMILIES]
 
 
-def _twin(config: Config, family: str | None) -> Iterator[str]:
+def _twin(config: Config, fitted: Sequence[str] | None) -> Iterator[str]:
     twin = config.twin
     if "adapt" not in twin.model_fields_set or not twin.adapt:
         return
     if twin.backend != "compiled":
         yield f"--adapt: the backend {twin.backend} does not adapt; leave it out, or take --backend compiled"
-    for each in _families(config.trainer.model, family):
-        if each.cell in (Cell.WINDOW, Cell.OWN):
+    families = _families(config.trainer.models, fitted)
+    for each in families:
+        if len(families) == 1 and each.cell in (Cell.WINDOW, Cell.OWN):
             yield f"--adapt: {each.name} does not adapt; leave it out, or take --model {NETWORK}"
 
 

@@ -26,11 +26,6 @@ CHANGED_RATIO: Final = 1.5
 """A model that errs so many times as much as is usual, one step ahead, stands before a change."""
 USUAL_GROWTH: Final = 1.1
 """The error that is usual grows by so much at most with each model that is accepted."""
-UNLIKE_RATIO: Final = 1.25
-UNLIKE_TIMES: Final = 2
-"""Where the equations of a plant err so many times as much as a linear model, one step ahead, and so often in
-succession, they are not this plant's, though it has their signals."""
-
 Segments = NDArray[np.float32]
 
 
@@ -149,7 +144,6 @@ class Judge:
         self.warm, self.horizon, self.adapt = warm, horizon, adapt
         self.usual: Errors | None = None
         """Of those models that were accepted."""
-        self._unlike = 0  # times in succession that a linear model did better than a plant's equations
 
     def errors(self, model: Checkpoint | None, z: NDArray[np.float32]) -> Errors:
         """Of a model, or None for persistence, on segments z (B, warm + horizon, F); NaN where its weights
@@ -187,20 +181,6 @@ class Judge:
             place = first - begin, starts - begin, self.horizon
             errors.append(errors_adapting(open_predictor(told), z, self.inputs, *place))
         return errors[0].ratio(errors[1] if errors[1].finite else incumbent[1])
-
-    @property
-    def refuted(self) -> bool:
-        """Whether linear models have shown often enough that the plant is not what was presumed."""
-        return self._unlike >= UNLIKE_TIMES
-
-    def against_linear(self, family: str, found: Errors, linear: Errors) -> Verdict | None:
-        """The refusal of what presumes a plant, if a linear model does much better one step ahead."""
-        times, _ = found.ratio(linear)
-        self._unlike = self._unlike + 1 if times >= UNLIKE_RATIO else 0
-        if not self._unlike:
-            return None
-        text = f"refused: {family} errs × {times:.3g} as much as a linear model"
-        return Verdict(False, text, {"one_step_ratio_to_linear": times})
 
     def has_changed(self, errors: Errors) -> bool:
         """Whether errors are so large that the plant has changed."""

@@ -35,6 +35,7 @@ RELAY: Final = Condition("relay")
 TWIN: Final = Condition("twin")
 BUSY: Final = Condition("twin", refit=True)
 REALTIME: Final = Condition("twin", realtime=True)
+SEVERAL: Final = Condition("twin", model="auto")
 OTHERS: Final = [
     Condition(middle, rate, transport)
     for rate in RATES
@@ -59,7 +60,7 @@ Stretches = dict[str, list[Stretch]]
 def measure(console: Console, *, quick: bool) -> Result:
     """All conditions in interleaved rounds, those that are compared with each other in the same."""
     rounds, seconds = ((1, 1), (3.0, 1.0)) if quick else (ROUNDS, SECONDS)
-    conditions = [RELAY, TWIN, BUSY]
+    conditions = [RELAY, TWIN, SEVERAL, BUSY]
     if "realtime" in TwinConfig.model_fields:
         conditions.append(REALTIME)
     else:
@@ -106,6 +107,7 @@ def summary(found: Stretches, long: Stretches) -> dict[str, float]:
         "chain_p50_ratio": median_ratio(twin, relay, "p50"),
         "chain_p99_ratio": median_ratio(twin, relay, "p99"),
         "refit_next_door_p99_ratio": median_ratio(busy, twin, "p99"),
+        "bank_p50_ratio": median_ratio(of[SEVERAL.name], twin, "p50"),
     }
     for condition in LONG:
         each = found[condition.name] + long[condition.name]

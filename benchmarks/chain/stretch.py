@@ -11,7 +11,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ from benchmarks.rounds import percentiles
 from benchmarks.subject import NO_MODEL, Subject, certain, of_process
 from simulators import SensorNoise, default_load, default_voltage, motor, signal, simulate
 from twin.checkpoint import numbers
+from twin.families import RECURSIVE, families_for
 from twin.messages import pack
 
 PROCESSES_TIMEOUT_SEC: Final = 90.0
@@ -33,6 +34,8 @@ RECORDED: Final = 10_000  # samples that a plant repeats
 TICK: Final = os.sysconf("SC_CLK_TCK")  # Hz
 RELAY: Final = Subject(NO_MODEL, "relay", 1)
 TWIN: Final = Subject("gru", "compiled", 1)
+BANK: Final = [name for name in families_for(motor().spec(1e-3)) if name != RECURSIVE]
+"""Those of the models which `auto` takes for a motor that have checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Condition:
     realtime: bool = False
     adapt: bool = True
     """Whether the twin learns at every sample; then a new model has to show first that it is better."""
+    model: str = "gru"
+    """What the twin runs; auto is all that it takes for a motor, mixed."""
 
     @property
     def place(self) -> str:
@@ -57,7 +62,8 @@ class Condition:
     @property
     def who(self) -> str:
         """In words, what stands in between."""
-        return self.middle + ", refit" * self.refit + ", realtime" * self.realtime
+        bank = ", bank" * (self.model == "auto")
+        return self.middle + bank + ", refit" * self.refit + ", realtime" * self.realtime
 
     @property
     def name(self) -> str:
@@ -110,6 +116,7 @@ def measure_stretch(
         TwinError: one of the processes fails.
     """
     count = round(seconds * condition.rate)
+    families = BANK if condition.model == "auto" else [condition.model]
     with tempfile.TemporaryDirectory(prefix="lt") as folder, ExitStack() as stack:
         place, file = Path(folder), Path(folder) / "stamps.npz"
         hear, speak = endpoints(condition.transport, place)
@@ -120,6 +127,7 @@ def measure_stretch(
         def twin(command: str, *options: str) -> Running:
             common = ["--source", SOURCE, "--run-dir", str(place / "run"), "--plant-endpoint", hear]
             common += ["--twin-endpoint", speak] if command == "predict" else []
+            common += ["--model", condition.model]
             return begin(command, ["-m", "twin", command, *common, *options])
 
         def station(name: str, *arguments: object) -> Running:
@@ -131,7 +139,8 @@ def measure_stretch(
         if condition.middle == "relay":
             everybody.append(station("relay", hear, speak))
         else:
-            give_model(place / "run", 1 / condition.rate)
+            for number, family in enumerate(families, 1):
+                give_model(place / "run", 1 / condition.rate, family, number)
             everybody.append(
                 twin("predict", *["--realtime"] * condition.realtime, *["--no-adapt"] * (not condition.adapt))
             )
@@ -148,7 +157,8 @@ def measure_stretch(
         before = progress(place, everybody)
         subject = RELAY
         if condition.middle == "twin":
-            subject = certain(of_process(everybody[1].process.pid, place / "run"), TWIN)
+            wanted = replace(TWIN, family=" + ".join(families))
+            subject = certain(of_process(everybody[1].process.pid, place / "run"), wanted)
         plant.tell()
 
         def ended() -> bool:

@@ -153,7 +153,7 @@ def in_one_process(length: int, at_once: bool, swaps: int) -> dict[str, float]:
             sample = next(stream)
             begun = clock()
             twin.step(sample)
-            if twin.models.spare is None:
+            if twin.bank.spare is None:
                 twin.refresh(checkpoint, spare)
             swapped = twin.catch_up()
             longest[k] = max(longest[k], clock() - begun)

@@ -29,11 +29,12 @@ from benchmarks.subject import Subject, certain, of_twin
 from twin.backends.opening import open_predictor
 from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig, TwinConfig
-from twin.errors import TwinError
 from twin.messages import Sample, Spec
+from twin.models.opening import begins_recursive, members
 from twin.service.twin import LOADER_PERIOD_SEC
-from twin.trainer import Trainer
+from twin.trainers import Trainers
 from twin.twin import Twin
+from twin.validation import Decision
 
 Array = NDArray[np.float64]
 
@@ -44,8 +45,10 @@ class Live:
     `incumbent` is a checkpoint to go on from, with `recall` of what was streamed before. The family is asked
     for by name, and each model that answers is looked at, so that figures are those of `subject`.
 
+    A list of families, or `auto`, is a bank: then `members` has what each of its members expected.
+
     Raises:
-        TwinError: the settings leave the family to `auto`, or another one answers.
+        TwinError: another family answers.
     """
 
     def __init__(
@@ -53,13 +56,18 @@ class Live:
     ) -> None:
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)
-        if trainer.model == "auto":
-            raise TwinError("name a family: what auto takes is not for a benchmark to find out")
-        self.spec = spec
-        self.subject = Subject(trainer.model, twin.backend, 1)
-        self.twin = Twin(spec, window=twin.window, backend=twin.backend, adapt=twin.adapt)
-        self.trainer = Trainer(spec, trainer, twin.window, incumbent, twin.adapt)
-        self.trainer.rehearse()
+        self.spec, self.config = spec, trainer
+        names, backend = trainer.models, twin.backend
+        present = {incumbent.family: incumbent} if incumbent else {}
+        found = members(spec, names, backend, present, **trainer.sizes)
+        self.subject = Subject(" + ".join(member.family for member in found), backend, 1)
+        recursive = begins_recursive(names, backend)
+        self.twin = Twin(spec, window=twin.window, backend=backend, adapt=twin.adapt, recursive=recursive)
+        self.trainers = Trainers(spec, trainer, found, twin.window, twin.adapt)
+        for each in self.trainers.members.values():
+            each.rehearse()
+        self.members: list[dict[str, list[float]]] = []
+        """What each member of a bank expected (P) of each sample."""
         if incumbent is not None:
             self._next = incumbent
             self.twin.refresh(incumbent)
@@ -81,11 +89,11 @@ class Live:
     def recall(self, z: Array) -> None:
         """Samples z (T, F) that the trainer has in its history, and of which the twin has seen the newest."""
         for sample in self._samples(z):
-            self.trainer.observe(sample)
+            self.trainers.observe(sample)
         for sample in self._samples(z)[-10 * self.twin.window.length :]:
             self._answer(sample)
         self.k += len(z)
-        self._busy = self.k + self.trainer.config.period / self.spec.dt
+        self._busy = self.k + self.config.period / self.spec.dt
 
     def run(self, z: Array, *, free_runs: Collection[int] = (), horizon: int = 1) -> Array:
         """Errors (T, P) of what was expected of samples z (T, F), NaN where nothing was.
@@ -103,7 +111,7 @@ class Live:
                 run = self.twin.active.free_run(now, ahead.astype(np.float32))
                 self.free_runs[self.k + 1] = np.array(run[0], np.float64)
             self._answer(sample)
-            self.trainer.observe(sample)
+            self.trainers.observe(sample)
             self._train()
             self._look_after_models()
             self.k += 1
@@ -113,16 +121,21 @@ class Live:
         return [self.spec.sample(k, row) for k, row in enumerate(z.tolist(), self.k)]
 
     def _answer(self, sample: Sample) -> None:
+        if (mixture := self.twin.bank.mixture) is not None:
+            self.members.append({name: each.y[0].tolist() for name, each in mixture.members.items()})
         prediction = self.twin.step(sample)
         if prediction is not None:
             self._expected = prediction.y
 
     def _look_after_models(self) -> None:
-        if self.twin.models.makes_room and self._arriving and self._arriving[0][0] <= self.k:
+        if self.twin.bank.makes_room and self._arriving and self._arriving[0][0] <= self.k:
             self._next = self._arriving.popleft()[1]
             self.twin.refresh(self._next)
         if self.twin.catch_up():
-            certain(of_twin(self.twin, self._next), self.subject)
+            while self.twin.swaps:
+                swap = self.twin.swaps.popleft()
+                if self.twin.bank.mixture is None and not swap.back:
+                    certain(of_twin(self.twin, self._next), self.subject)
 
     def _train(self) -> None:
         """Let the trainer work until it is busy beyond this sample."""
@@ -134,22 +147,31 @@ class Live:
 
     def _trainers_work(self) -> Iterator[bool]:
         """What the trainer's process does, step by step; True where it only waits."""
-        trainer = self.trainer
         while True:
-            while not trainer.due:
+            while not self.trainers.due:
                 yield True
-            if not trainer.enough().passed:
-                continue
             start = time.thread_time()
-            for _ in trainer.refit():
+            for now in self.trainers.turn():
+                if isinstance(now, Decision):
+                    self._decided(now, time.thread_time() - start)
                 yield False
-            verdict = trainer.accept()
-            if verdict.passed:
-                self.checkpoints.append(trainer.checkpoint(verdict))
-                self._arriving.append((self._busy + LOADER_PERIOD_SEC / self.spec.dt, self.checkpoints[-1]))
-            figures = {"at": self.k * self.spec.dt, "s": time.thread_time() - start}
-            self.refits.append(figures | {"accepted": verdict.passed, "figures": verdict.figures})
-            yield False
+
+    def _decided(self, decision: Decision, seconds: float) -> None:
+        trainer = self.trainers.current
+        if trainer is None or decision.name not in ("accepted", "kept"):
+            return
+        if decision.verdict.passed:
+            self.checkpoints.append(trainer.checkpoint(decision.verdict))
+            self._arriving.append((self._busy + LOADER_PERIOD_SEC / self.spec.dt, self.checkpoints[-1]))
+        self.refits.append(
+            {
+                "at": self.k * self.spec.dt,
+                "s": seconds,
+                "accepted": decision.verdict.passed,
+                "family": trainer.config.model,
+                "figures": decision.verdict.figures,
+            }
+        )
 
 
 def alone(checkpoint: Checkpoint, z: Array, backend: str = "compiled") -> Array:

@@ -67,6 +67,11 @@ class Compiled:
             Call(weights, rows, samples, self.rows, steps, self._threads, learned, learning), np.int64
         )
 
+    def share(self, sample: npt.NDArray[np.float32]) -> None:
+        """From now on read samples in this memory (N, F), which others may read as well."""
+        self.sample = self._sample = sample
+        self._step[CALL.z] = sample.ctypes.data
+
     @property
     def adapting(self) -> bool:
         """Whether a step takes its sample for a measurement, and learns from it."""

@@ -24,7 +24,12 @@ class HybridPredictor:
     def __init__(self, checkpoint: Checkpoint, motor: MotorPredictor, net: Predictor) -> None:
         self._checkpoint, self._motor, self._net = checkpoint, motor, net
         self.rows, self.number, self.sample = motor.rows, checkpoint.number, motor.sample
-        self._y = np.zeros((motor.rows, len(checkpoint.spec.outputs)), np.float32)
+        self.y = self._y = np.zeros((motor.rows, len(checkpoint.spec.outputs)), np.float32)
+
+    def share(self, sample: npt.NDArray[np.float32]) -> None:
+        """From now on read samples in this memory (N, 3), which others may read as well."""
+        self._motor.share(sample)
+        self.sample = sample
 
     @property
     def adapting(self) -> bool:
@@ -97,7 +102,8 @@ class CompiledHybrid(HybridPredictor):
         of_motor, of_network = parts_of(checkpoint)
         motor, net = CompiledMotor(of_motor, rows), Compiled(of_network, rows, fork=fork)
         super().__init__(checkpoint, motor, net)
-        self._y, self._run, self._call = net.y, net.run, net.call(motor.answer, 1)
+        self.y = self._y = net.y
+        self._run, self._call = net.run, net.call(motor.answer, 1)
         self._at = self._call.ctypes.data
 
     def step(self, z: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -29,9 +29,13 @@ class MotorPredictor:
         self.adapting = False
         self._checkpoint = checkpoint
         self._motors = self.kind(checkpoint.tensors, rows)
-        self.sample = self._sample = np.zeros((rows, 3), np.float32)
-        self._turns = self._motors.turns(self._sample)
-        self._y = self._motors.y
+        self.y = self._y = self._motors.y
+        self.share(np.zeros((rows, 3), np.float32))
+
+    def share(self, sample: npt.NDArray[np.float32]) -> None:
+        """From now on read samples in this memory (N, 3), which others may read as well."""
+        self.sample = self._sample = sample
+        self._turns = self._motors.turns(sample)
 
     @property
     def parameters(self) -> Mapping[str, tuple[float, float]]:

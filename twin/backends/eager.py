@@ -56,12 +56,16 @@ class Eager:
             self._exported = exported.open_step(self._model)
         # the sample (N, F), one memory seen by both: NumPy writes into it, torch reads
         self._host = torch.zeros(rows, len(checkpoint.spec.features), pin_memory=on_device)
-        self.sample: npt.NDArray[np.float32] = self._host.numpy()
+        self._read: npt.NDArray[np.float32] = self._host.numpy()
+        self.sample = self._read
         self._z = self._host.to(device)  # on the CPU the same tensor
-        self._answer: Tensor | None = None
-        if on_device:
-            self._answer = torch.zeros(rows, len(checkpoint.spec.outputs), pin_memory=True)
+        self._answer = torch.zeros(rows, len(checkpoint.spec.outputs), pin_memory=on_device)
+        self.y: npt.NDArray[np.float32] = self._answer.numpy()
         self.reset()
+
+    def share(self, sample: npt.NDArray[np.float32]) -> None:
+        """From now on `sample` is this memory (N, F); what is there is copied in a step."""
+        self.sample = sample
 
     @property
     def parameters(self) -> Mapping[str, tuple[float, float]]:
@@ -92,21 +96,21 @@ class Eager:
 
     def step(self, z: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Follow one sample z (N, F), and answer the y (N, P) expected of the next one."""
-        if z is not self.sample:
-            check_shape("z", z, self.sample.shape)
-            self.sample[...] = z
+        if z is not self._read:
+            check_shape("z", z, self._read.shape)
+            self._read[...] = z
         if self._exported is not None:
             y, self._state = self._exported(self._z, self._state)
-            return y.numpy()
+            self._answer.copy_(y)
+            return self.y
         with torch.inference_mode():
-            if self._answer is None:
-                y, self._state = self._step(self._z, self._state)
-                return y.numpy()
-            self._z.copy_(self._host, non_blocking=True)
+            if self._z is not self._host:
+                self._z.copy_(self._host, non_blocking=True)
             y, self._state = self._step(self._z, self._state)
             self._answer.copy_(y, non_blocking=True)
-        torch.cuda.current_stream().synchronize()
-        return self._answer.numpy()
+        if self._z is not self._host:
+            torch.cuda.current_stream().synchronize()
+        return self.y
 
     def free_run(self, z: npt.NDArray[Any], u: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Simulate from z (N, F) with inputs u (N, T, U): y (N, T, P) at the instants of u."""

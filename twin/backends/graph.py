@@ -130,13 +130,17 @@ class Graph:
         self._model = model.requires_grad_(False).cuda()
         self._rows, fused = _open_rows(self._model, rows)
         answer = torch.zeros(rows, len(checkpoint.spec.outputs), pin_memory=True)
-        self._y: npt.NDArray[np.float32] = answer.numpy()
+        self.y: npt.NDArray[np.float32] = answer.numpy()
         direct = fused and rows * self._features <= _FEW
         self._one = self._portion = _Captured(self._rows, (rows, 1, self._features), answer, direct)
-        self.sample = self._one.samples[:, 0]
+        self.sample = self._read = self._one.samples[:, 0]
         if (steps := min(_PORTION, _PORTION_ROWS // rows)) > 1:
             self._portion = _Captured(self._rows, (rows, steps, self._features), answer, direct=False)
         self.reset()
+
+    def share(self, sample: npt.NDArray[np.float32]) -> None:
+        """From now on `sample` is this memory (N, F); what is there is copied in a step."""
+        self.sample = sample
 
     @property
     def parameters(self) -> Mapping[str, tuple[float, float]]:
@@ -166,16 +170,16 @@ class Graph:
             self._portion.samples[...] = z[:, start : start + steps]
             self._portion.run()
         for k in range(whole, z.shape[1]):
-            self.sample[...] = z[:, k]
+            self._read[...] = z[:, k]
             self._one.run()
 
     def step(self, z: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Follow one sample z (N, F), and answer the y (N, P) expected of the next one."""
-        if z is not self.sample:
-            check_shape("z", z, self.sample.shape)
-            self.sample[...] = z
+        if z is not self._read:
+            check_shape("z", z, self._read.shape)
+            self._read[...] = z
         self._one.run()
-        return self._y
+        return self.y
 
     def free_run(self, z: npt.NDArray[Any], u: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Simulate from z (N, F) with inputs u (N, T, U): y (N, T, P) at the instants of u.

@@ -28,7 +28,12 @@ class Plain:
         self._checkpoint, self._model = checkpoint, model
         self._inputs = len(checkpoint.spec.inputs)
         self.sample = np.zeros((rows, len(checkpoint.spec.features)), np.float32)
+        self.y = np.zeros((rows, len(checkpoint.spec.outputs)), np.float32)
         self._state: npt.NDArray[np.float32] = model.initial_state(rows)
+
+    def share(self, sample: npt.NDArray[np.float32]) -> None:
+        """From now on `sample` is this memory (N, F)."""
+        self.sample = sample
 
     @property
     def parameters(self) -> Mapping[str, tuple[float, float]]:
@@ -58,8 +63,8 @@ class Plain:
     def step(self, z: Array) -> npt.NDArray[np.float32]:
         """Follow one sample z (N, F), and answer the y (N, P) expected of the next one."""
         check_shape("z", z, self.sample.shape)
-        y, self._state = self._model.step(np.asarray(z, np.float32), self._state)
-        return y
+        self.y[...], self._state = self._model.step(np.asarray(z, np.float32), self._state)
+        return self.y
 
     def free_run(self, z: Array, u: Array) -> npt.NDArray[np.float32]:
         """Simulate from z (N, F) with inputs u (N, T, U): y (N, T, P) at the instants of u."""

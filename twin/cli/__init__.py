@@ -70,7 +70,8 @@ def _command(
                     chosen.setdefault(owner[name], {})[name] = value
             settings = load(config, **chosen)
             if "model" in owner:
-                own.named(settings.trainer.model)  # a file with a class is read here, and a mistake shows
+                for name in settings.trainer.models:
+                    own.named(name)  # a file with a class is read here, and a mistake shows
             function(settings)
 
         help_of_config = "Settings from this TOML file; options given here come before it."

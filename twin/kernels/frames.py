@@ -24,7 +24,8 @@ from numba.extending import intrinsic
 
 from twin.kernels import detection
 from twin.kernels.cache import kept
-from twin.kernels.vectors import doubles, load, pointer, store
+from twin.kernels.mixture import MAX_MEMBERS
+from twin.kernels.vectors import doubles, integers, load, pointer, store
 
 INTEGER, DOUBLE = 0, 1
 """What stands in a hole: an integer in any of msgpack's unsigned forms, written in the shortest; the eight
@@ -41,7 +42,8 @@ class Places(NamedTuple):
 
     `arrived` and `u` are scratch: epoch, seq, sent_ns and t of the frame being read, and its inputs.
     `last` and `held` are the same of the sample that was answered last. `t` is the time that a prediction
-    is for, the stamps are its own: epoch, received_ns, sent_ns.
+    is for, the stamps are its own: epoch, received_ns, sent_ns. `model` and the members' weights are what a
+    mixture tells (`twin.kernels.mixture`).
     """
 
     arrived: int
@@ -51,6 +53,7 @@ class Places(NamedTuple):
     t: int
     dt: int
     model: int
+    weights: int
     stamps: int
     size: int
 
@@ -62,7 +65,7 @@ EPOCH, SEQ, SENT_NS, T = range(4)
 def places(inputs: int, outputs: int) -> Places:
     """The memory of a twin with so many signals."""
     start = detection.places(outputs).size
-    return Places(*accumulate((start, 4, inputs, 4, inputs, 1, 1, 1, 3)))
+    return Places(*accumulate((start, 4, inputs, 4, inputs, 1, 1, 1, MAX_MEMBERS, 3)))
 
 
 class Call(NamedTuple):
@@ -120,16 +123,6 @@ def _octets(typing: Any, address: Any) -> Any:
         return b.inttoptr(arguments[0], ir.IntType(8).as_pointer())
 
     return types.CPointer(types.uint8)(types.int64), generate
-
-
-@intrinsic
-def _integers(typing: Any, address: Any) -> Any:
-    """The 64-bit integers at an address."""
-
-    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        return b.inttoptr(arguments[0], ir.IntType(64).as_pointer())
-
-    return types.CPointer(types.int64)(types.int64), generate
 
 
 @njit
@@ -214,9 +207,9 @@ def taker(inputs: int, outputs: int) -> Take:
     measured, features = detection.places(outputs).measured, inputs + outputs
 
     def take(call: Any, length: Any) -> Any:
-        c = _integers(call)
-        s, m = _integers(c[0]), doubles(c[0])
-        if not read(_integers(c[1]), _octets(c[2]), _octets(c[3]), length, s):
+        c = integers(call)
+        s, m = integers(c[0]), doubles(c[0])
+        if not read(integers(c[1]), _octets(c[2]), _octets(c[3]), length, s):
             return 0
         seq = s[arrived + SEQ]
         if s[arrived + EPOCH] != s[last + EPOCH] or seq != s[last + SEQ] + 1 or seq >= MAX_SEQ:
@@ -227,7 +220,7 @@ def taker(inputs: int, outputs: int) -> Take:
             x = m[u + i] if i < inputs else m[measured + i - inputs]
             if not -FLOAT32_LIMIT < x < FLOAT32_LIMIT:
                 return 0
-        z, ring, window, count = pointer(c[4]), pointer(c[5]), c[6], _integers(c[7])
+        z, ring, window, count = pointer(c[4]), pointer(c[5]), c[6], integers(c[7])
         place = count[0] % window
         for i in range(features):
             x = np.float32(m[u + i] if i < inputs else m[measured + i - inputs])
@@ -260,8 +253,8 @@ def answerer(inputs: int, outputs: int) -> Answer:
     detect = detection.compiled(outputs)
 
     def answer(call: Any, y_at: Any, epoch: Any, received_ns: Any, sent_ns: Any) -> Any:
-        c = _integers(call)
-        s, m, y = _integers(c[0]), doubles(c[0]), pointer(y_at)
+        c = integers(call)
+        s, m, y = integers(c[0]), doubles(c[0]), pointer(y_at)
         for p in range(outputs):
             if not np.isfinite(load(y, p)):
                 return 0
@@ -271,7 +264,7 @@ def answerer(inputs: int, outputs: int) -> Answer:
         detect(c[0])
         m[t] = m[last_t] + m[dt]
         s[stamps], s[stamps + 1], s[stamps + 2] = epoch, received_ns, sent_ns
-        length = write(_integers(c[8]), _octets(c[9]), _octets(c[10]), s)
+        length = write(integers(c[8]), _octets(c[9]), _octets(c[10]), s)
         return -length if m[changed] > 0.0 else length
 
     compiled = kept(answer, inputs, outputs)

@@ -55,6 +55,16 @@ def doubles(typing: Any, address: Any) -> Any:
 
 
 @intrinsic
+def integers(typing: Any, address: Any) -> Any:
+    """The 64-bit integers at an address."""
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        return b.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+
+    return types.CPointer(types.int64)(types.int64), generate
+
+
+@intrinsic
 def integer(typing: Any, address: Any, i: Any) -> Any:
     """The i-th of the 64-bit integers at an address."""
 

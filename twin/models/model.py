@@ -25,7 +25,8 @@ class Model(Protocol):
     HOLD_OUT_PERIODS: ClassVar[float]
     """Periods of a refit, at most, that it does not learn from and is judged on."""
     PRESUMES_PLANT: ClassVar[bool]
-    """Whether it presumes what the plant is, so that a linear model may show it to be wrong."""
+    """Whether it presumes what the plant is: then a refit has a closed solution, and does not go on from a
+    candidate that was refused."""
 
     family: str
     sizes: Sizes

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from twin.checkpoint import Checkpoint, check, check_plant
 from twin.errors import CheckpointError, SpecError
-from twin.families import AUTO, Cell, Sizes, family_for, family_of, motor_columns, sizes_of
+from twin.families import (
+    AUTO,
+    RECURSIVE,
+    Cell,
+    Sizes,
+    families_for,
+    family_for,
+    family_of,
+    motor_columns,
+    sizes_of,
+)
 from twin.messages import Spec
 from twin.models import own
 from twin.models.model import Model
@@ -58,6 +69,62 @@ def sizes_for(
     if kind.cell is Cell.OWN:
         state = own.state_size(family, len(spec.features), len(spec.outputs))
     return sizes_of(family, len(spec.inputs), len(spec.outputs), hidden_size, layers, taps, window, state)
+
+
+class Member(NamedTuple):
+    """A model that a run has: as it is asked for, and what that means."""
+
+    name: str
+    """A family, or FILE.py:CLASS."""
+    family: str
+    sizes: Sizes
+    incumbent: Checkpoint | None
+    """What it goes on from."""
+
+
+def members(
+    spec: Spec,
+    names: Sequence[str],
+    backend: str,
+    present: Mapping[str, Checkpoint] | None = None,
+    **sizes: int,
+) -> list[Member]:
+    """The models that are meant by these names. `auto` stands for those of such a plant, and for the families
+    that are `present` in the run directory.
+
+    Only compiled steps are quick enough for several: with another backend `auto` is one model. `rls`, which
+    the twin fits by itself, is none of those that are trained.
+
+    >>> spec = Spec(inputs=("u",), outputs=("y",), dt=0.02)
+    >>> [member.name for member in members(spec, ["auto"], "compiled", hidden_size=8)]
+    ['gru', 'window-rnn']
+
+    Raises:
+        CheckpointError: what is present was made for other signals, or is of another size.
+        ConfigError: a file without such a class.
+        SpecError: a family which this plant is not for, a size out of range, or too many of them.
+    """
+    present = present or {}
+    asked: list[str] = []
+    for name in names:
+        if name != AUTO:
+            asked.append(name)
+        elif backend == "compiled":
+            asked += [*families_for(spec), *present]
+        else:
+            asked += list(present)[:1] or [family_for(spec)]
+    found = {}
+    for name in asked:
+        if name != RECURSIVE:
+            incumbent = present.get(own.named(name))
+            family, size = chosen(spec, name, incumbent, **sizes)
+            found[family] = Member(name, family, size, incumbent)
+    return list(found.values())
+
+
+def begins_recursive(names: Sequence[str], backend: str) -> bool:
+    """Whether a run of these models begins with the one that the twin fits by itself."""
+    return RECURSIVE in names or (AUTO in names and backend == "compiled")
 
 
 def chosen(spec: Spec, model: str, incumbent: Checkpoint | None, **sizes: int) -> tuple[str, Sizes]:

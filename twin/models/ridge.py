@@ -7,8 +7,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from twin.models.scaling import Scaling
-
 RIDGE_SHARE: Final = 1e-9
 """Ridge penalty of a linear start, as a share of a unit variance, which all features have. It only decides
 between solutions that are equally good: between neighbouring samples of a position, the speed has a millionth
@@ -41,17 +39,3 @@ def linear_start(x: Array, dy: Array, taps: int) -> tuple[Array, Array]:
     a = np.hstack((direct, np.ones((len(direct), 1))))
     solution = ridge(a, dy[taps - 1 :], RIDGE_SHARE)  # (n F + 1, P)
     return taps * solution[:-1].T, solution[-1]
-
-
-def linear_tensors(z: Array, n_outputs: int, taps: int) -> dict[str, npt.NDArray[np.float32]]:
-    """The tensors of the linear model of consecutive samples z (T, F), whose last columns are the outputs: to
-    compare another model with, without torch."""
-    scaling = Scaling.of(z, n_outputs)
-    direct, offset = linear_start(*scaling.pairs(z, n_outputs), taps)
-    return {
-        "mean": scaling.mean,
-        "scale": scaling.scale,
-        "increment_scale": scaling.increment_scale,
-        "core.readout.weight": direct.astype(np.float32),
-        "core.readout.bias": offset.astype(np.float32),
-    }

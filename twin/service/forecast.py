@@ -20,6 +20,7 @@ from twin.config import Config
 from twin.dashboard import sparkline
 from twin.errors import BusError, CheckpointError, MessageError, SpecError
 from twin.messages import MAX_STEPS, Message, Reply, Request, Sample, Scenario, Spec
+from twin.models.opening import Member
 from twin.requests import ask
 from twin.service.prepare import prepare, twins
 from twin.twin import Twin
@@ -161,7 +162,8 @@ def follower(config: Config, spec: Spec, directory: Path) -> tuple[Twin, int]:
         raise CheckpointError(
             f"{directory} holds no model yet; wait for the trainer or name another --run-dir"
         )
-    prepare(twins(config, spec, checkpoint.family, checkpoint.sizes), Console(stderr=True))
+    member = Member(checkpoint.family, checkpoint.family, checkpoint.sizes, checkpoint)
+    prepare(twins(config, spec, [member]), Console(stderr=True))
     twin = Twin(spec, window=config.twin.window, backend=config.twin.backend, adapt=False)
     twin.refresh(checkpoint)
     twin.catch_up()

@@ -22,13 +22,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from twin import service
-from twin.checkpoint import newest
+from twin.checkpoint import newest_by_family
 from twin.config import Config
+from twin.errors import CheckpointError
 from twin.families import Cell, Sizes, family_of
 from twin.kernels import disk
 from twin.messages import Spec
 from twin.models import own
-from twin.models.opening import chosen
+from twin.models.opening import Member, begins_recursive, members
 from twin.service.rehearsal import answer
 from twin.supervisor import environment
 from twin.unused import refuse_unused
@@ -89,12 +90,12 @@ def works(config: Config, spec: Spec) -> list[Work]:
         SpecError: settings that ask for a family which this plant is not for.
     """
     chosen = config.twin.run_dir  # without one, a run has a new directory
-    family, sizes = model_of(config, spec, Path(chosen) if chosen else None)
-    refuse_unused(config, family)
-    found = twins(config, spec, family, sizes)
-    if trains(family):
-        found.append(refits(config, spec, family))
-    return found
+    found, _ = members_of(config, spec, Path(chosen) if chosen else None)
+    refuse_unused(config, [member.family for member in found])
+    return [
+        *twins(config, spec, found),
+        *(refits(config, spec, member) for member in found if trains(member.family)),
+    ]
 
 
 def trains(family: str) -> bool:
@@ -102,10 +103,16 @@ def trains(family: str) -> bool:
     return family_of(family).motor or family_of(family).hidden
 
 
-def twins(config: Config, spec: Spec, family: str, sizes: Sizes) -> list[Work]:
+def twins(config: Config, spec: Spec, found: Sequence[Member]) -> list[Work]:
     """What answering the samples of a plant needs."""
-    read = Work("reading and answering samples", "twin.service.rehearsal:answer", signals_of(spec))
-    return [*predictors(config.twin.backend, family, sizes), read]
+    arguments = (
+        *signals_of(spec),
+        begins_recursive(config.trainer.models, config.twin.backend),
+        len(found) > 1,
+    )
+    read = Work("reading and answering samples", "twin.service.rehearsal:answer", arguments)
+    steps = [predictors(config.twin.backend, member.family, member.sizes) for member in found]
+    return [*(work for works in steps for work in works), read]
 
 
 def predictors(backend: str, family: str, sizes: Sizes) -> list[Work]:
@@ -120,11 +127,12 @@ def step(family: str, sizes: Sizes) -> Work:
     return Work(text, "twin.backends.opening:prepare", ("compiled", family, sizes))
 
 
-def refits(config: Config, spec: Spec, family: str) -> Work:
+def refits(config: Config, spec: Spec, member: Member) -> Work:
     """What a trainer needs: refits, and the validation of their candidates."""
     asked = {name: getattr(config.trainer, name) for name in SIZE_SETTINGS}
-    arguments = (config.trainer.model, family_of(family).motor, *signals_of(spec), config.twin.adapts, asked)
-    return Work(f"refits of {family}", "twin.service.rehearsal:refit", arguments)
+    motor = family_of(member.family).motor
+    arguments = (member.name, motor, *signals_of(spec), config.twin.adapts, asked)
+    return Work(f"refits of {member.name}", "twin.service.rehearsal:refit", arguments)
 
 
 def training(family: str, spec: Spec) -> Work:
@@ -139,15 +147,17 @@ def exports(config: Config, spec: Spec) -> list[Work]:
     Raises:
         SpecError: the run's model is of a class whose file was not named, or has changed.
     """
-    chosen = config.twin.run_dir
-    family, sizes = model_of(config, spec, Path(chosen) if chosen else None)
-    on_cpu = config.twin.backend in ("compiled", "eager")
-    if family_of(family).cell is not Cell.OWN or not on_cpu or not own.is_torch(own.known(family)):
-        return []
-    from twin.backends.exported import file_name, prepare
+    chosen, works = config.twin.run_dir, []
+    for member in members_of(config, spec, Path(chosen) if chosen else None)[0]:
+        family, on_cpu = member.family, config.twin.backend in ("compiled", "eager")
+        if family_of(family).cell is not Cell.OWN or not on_cpu or not own.is_torch(own.known(family)):
+            continue
+        from twin.backends.exported import file_name, prepare
 
-    call = f"{prepare.__module__}:{prepare.__name__}"
-    return [Work(f"step of {family}", call, (config.trainer.model, sizes), file_name(family, sizes))]
+        call = f"{prepare.__module__}:{prepare.__name__}"
+        arguments = member.name, member.sizes
+        works.append(Work(f"step of {family}", call, arguments, file_name(family, member.sizes)))
+    return works
 
 
 def signals_of(spec: Spec) -> tuple[int, int]:
@@ -155,19 +165,19 @@ def signals_of(spec: Spec) -> tuple[int, int]:
     return len(spec.inputs), len(spec.outputs)
 
 
-def model_of(config: Config, spec: Spec, directory: Path | None) -> tuple[str, Sizes]:
-    """The family and the sizes that a run begins with: those of the newest model in its directory, otherwise
-    what the settings ask for.
+def members_of(
+    config: Config, spec: Spec, directory: Path | None
+) -> tuple[list[Member], list[CheckpointError]]:
+    """The models that a run is asked for, each with the newest checkpoint of its family in the directory that
+    it goes on from, and why newer ones were refused.
 
     Raises:
-        CheckpointError: the directory holds models of another plant.
+        CheckpointError: the directory holds models of another plant, or of other sizes than asked for.
         SpecError: a family that such a plant cannot have.
     """
-    checkpoint = newest(directory, spec)[0] if directory else None
-    if checkpoint is not None:
-        return checkpoint.family, checkpoint.sizes
+    present, refused = newest_by_family(directory, spec) if directory else ({}, [])
     asked = config.trainer
-    return chosen(spec, asked.model, None, **asked.sizes)
+    return members(spec, asked.models, config.twin.backend, present, **asked.sizes), refused
 
 
 # -- doing it ----------------------------------------------------------------------------------------
@@ -217,12 +227,13 @@ def prepare(found: Sequence[Work], console: Console) -> Outcome:
 
 def get_ready(config: Config, spec: Spec) -> None:
     """Load what answers a plant's samples before the first of them comes; what must be compiled is said."""
-    family, sizes = model_of(config, spec, service.run_dir(config))
-    prepare(twins(config, spec, family, sizes), Console(stderr=True))
-    answer(*signals_of(spec))
+    found, _ = members_of(config, spec, service.run_dir(config))
+    prepare(twins(config, spec, found), Console(stderr=True))
+    answer(*signals_of(spec), begins_recursive(config.trainer.models, config.twin.backend), len(found) > 1)
     from twin.backends.opening import prepare as load
 
-    load(config.twin.backend, family, sizes)
+    for member in found:
+        load(config.twin.backend, member.family, member.sizes)
 
 
 def advice() -> str:

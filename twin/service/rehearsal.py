@@ -21,11 +21,15 @@ PERIOD_SAMPLES: Final = 300
 """Samples of a refit's period in a rehearsal: with fewer no parameters of a motor are found."""
 
 
-def answer(inputs: int, outputs: int) -> None:
-    """Make what answers the samples of so many signals, whatever the model."""
+def answer(inputs: int, outputs: int, recursive: bool, several: bool) -> None:
+    """Make what answers the samples of so many signals, whatever the models: whether it begins with the
+    `recursive` one, and whether it may mix `several`."""
+    from twin.kernels.mixture import mixer
     from twin.twin import Twin
 
-    Twin(some_spec(False, inputs, outputs))
+    Twin(some_spec(False, inputs, outputs), recursive=recursive)
+    if several:
+        mixer(inputs, outputs)
 
 
 def train(family: str, motor: bool, inputs: int, outputs: int) -> None:

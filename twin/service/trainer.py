@@ -12,13 +12,14 @@ from typing import Final, TypeVar
 
 from twin import service
 from twin.bus import Publisher, Subscriber
-from twin.checkpoint import newest, numbers, prune, save
+from twin.checkpoint import numbers, prune, save
 from twin.config import Config
 from twin.errors import SpecError, TwinError
 from twin.messages import Message, Sample, Spec
 from twin.realtime import background, be_modest, give_back_memory
+from twin.service.prepare import members_of
 from twin.service.rehearsal import rehearse
-from twin.trainer import Trainer
+from twin.trainers import Trainers
 from twin.unused import refuse_unused
 from twin.validation import Verdict
 
@@ -46,12 +47,13 @@ def train(config: Config) -> None:
         spec = service.first_spec(config, stop)
         if spec is None:
             return
-        incumbent, refused = newest(directory, spec)
+        found, refused = members_of(config, spec, directory)
         for error in refused:
             publisher.event("refused", str(error)[:1000])
-        trainer = Trainer(spec, config.trainer, config.twin.window, incumbent, config.twin.adapts)
-        refuse_unused(config, trainer.config.model)
-        rehearse(spec, config.trainer if incumbent is None else trainer.config, config.twin.adapts)
+        trainer = Trainers(spec, config.trainer, found, config.twin.window, config.twin.adapts)
+        refuse_unused(config, [member.family for member in found])
+        for each in trainer.members.values():
+            rehearse(spec, each.config, config.twin.adapts)
         trainer.taken = max(numbers(directory), default=0)  # a damaged one keeps its number
         with service.subscriber(config, ["plant"], Spec, Sample) as stream:
             follow(config, trainer, stream, publisher, directory, stop)
@@ -59,7 +61,7 @@ def train(config: Config) -> None:
 
 def follow(
     config: Config,
-    trainer: Trainer,
+    trainer: Trainers,
     stream: Subscriber[Message],
     publisher: Publisher,
     directory: Path,
@@ -69,7 +71,7 @@ def follow(
     heard, spare = time.monotonic(), None
     while not stop:
         # not before: nobody shall wait for a first model, nor a stream that waits for the trainer
-        if trainer.incumbent is not None and spare is None and not config.bus.unpaced:
+        if trainer.taught and spare is None and not config.bus.unpaced:
             be_modest()
             spare = background()
         message = stream.recv(0.1)
@@ -90,7 +92,7 @@ def follow(
             give_back_memory()  # a refit's; it takes less than a millisecond
 
 
-def observe(trainer: Trainer, message: Message) -> None:
+def observe(trainer: Trainers, message: Message) -> None:
     """Keep a sample; a plant with other signals ends it."""
     if isinstance(message, Sample):
         trainer.observe(message)
@@ -103,7 +105,7 @@ def observe(trainer: Trainer, message: Message) -> None:
 
 def turn(
     config: Config,
-    trainer: Trainer,
+    trainer: Trainers,
     stream: Subscriber[Message],
     publisher: Publisher,
     directory: Path,
@@ -122,7 +124,8 @@ def turn(
             continue
         figures = dict(now.verdict.figures)
         if now.name in VERDICT_EVENTS:
-            figures |= {"refit_s": time.monotonic() - begun, "model": trainer.number}
+            number = trainer.current.number if trainer.current else 0
+            figures |= {"refit_s": time.monotonic() - begun, "model": number}
         if now.name == "accepted":
             keep(trainer, now.verdict, directory)
         publisher.event(now.name, now.verdict.text, trainer.t, **figures)
@@ -151,18 +154,19 @@ def timed(work: Iterator[T]) -> tuple[list[T], float]:
     return list(islice(work, 1)), time.thread_time() - begun
 
 
-def keep(trainer: Trainer, verdict: Verdict, directory: Path) -> None:
+def keep(trainer: Trainers, verdict: Verdict, directory: Path) -> None:
     """Save what was accepted, and remove what is old.
 
     Raises:
         CheckpointError: it could not be saved; then the trainer goes on from the model before.
     """
+    assert trainer.current is not None  # whose candidate it was
     try:
-        save(directory, trainer.checkpoint(verdict))
+        save(directory, trainer.current.checkpoint(verdict))
     except TwinError:
-        trainer.take_back()  # a model that is nowhere must not be the parent of others
+        trainer.current.take_back()  # a model that is nowhere must not be the parent of others
         raise
-    prune(directory, {trainer.number, trainer.parent})
+    prune(directory, trainer.numbers)
 
 
 def one_torch_thread() -> None:

@@ -15,15 +15,17 @@ from twin import service
 from twin.backends.opening import load_backend, open_predictor
 from twin.bus import Publisher, Subscriber
 from twin.changes import Changes, as_message
-from twin.checkpoint import Checkpoint, load, newest, numbers, path_of
+from twin.checkpoint import Checkpoint, load, numbers, path_of
 from twin.config import Config, TwinConfig
 from twin.errors import CheckpointError
 from twin.messages import Message, Prediction, Sample, Spec, topic
+from twin.mixture import members_message
+from twin.models.opening import begins_recursive
 from twin.predictor import Predictor
 from twin.realtime import become_realtime, collect, keep_forever, stay_ordinary
 from twin.requests import Answerer
 from twin.service.forecaster import Forecaster
-from twin.service.prepare import Worker, get_ready, step
+from twin.service.prepare import Worker, get_ready, members_of, step
 from twin.twin import Twin
 
 STALE_PERIODS: Final = 10
@@ -57,17 +59,19 @@ class Loader(threading.Thread):
         self._kinds: set[tuple[object, ...]] = set()  # of models opened before
         self._over = threading.Event()
 
-    def first(self) -> tuple[Checkpoint, Predictor] | None:
-        """The newest checkpoint at hand; called once, before the loop.
+    def first(self, config: Config) -> list[tuple[Checkpoint, Predictor]]:
+        """The newest checkpoint at hand of each model that the run is asked for; called once, before the
+        loop.
 
         Raises:
-            CheckpointError: it was made for another plant.
+            CheckpointError: they were made for another plant.
         """
         self.seen = max(numbers(self.directory), default=0)  # before, so that none slips in between
-        checkpoint, refused = newest(self.directory, self.spec)
+        found, refused = members_of(config, self.spec, self.directory)
         for error in refused:
             self.ready.put(error)
-        return (checkpoint, self._open(checkpoint)) if checkpoint else None
+        known = [member.incumbent for member in found if member.incumbent is not None]
+        return [(checkpoint, self._open(checkpoint)) for checkpoint in known]
 
     def run(self) -> None:
         """Look for new models until `stop`, no farther ahead than the loop takes them up."""
@@ -79,10 +83,10 @@ class Loader(threading.Thread):
     def look(self) -> None:
         """Open what is new, if anything is."""
         try:
-            latest = max(numbers(self.directory), default=0)
-            if latest > self.seen:
-                self.seen = latest
-                checkpoint = load(path_of(self.directory, latest))
+            newer = [number for number in numbers(self.directory) if number > self.seen]
+            for number in newer[-MAX_WAITING_MODELS:]:
+                self.seen = number
+                checkpoint = load(path_of(self.directory, number))
                 self.ready.put((checkpoint, self._open(checkpoint)))
         except CheckpointError as error:
             self.ready.put(error)
@@ -140,9 +144,15 @@ def follow(
     stop: service.Stop,
 ) -> Spec | None:
     """Answer the samples of one Spec; the next Spec when the plant changes it, None at the end."""
-    twin = Twin(spec, window=config.twin.window, backend=config.twin.backend, adapt=config.twin.adapt)
+    twin = Twin(
+        spec,
+        window=config.twin.window,
+        backend=config.twin.backend,
+        adapt=config.twin.adapt,
+        recursive=begins_recursive(config.trainer.models, config.twin.backend),
+    )
     loader = Loader(service.run_dir(config), spec, config.twin)
-    if (found := loader.first()) is not None:
+    for found in loader.first(config):
         twin.refresh(*found)
         twin.catch_up()  # the window is empty: the model answers from the first sample on
     forecaster = Forecaster(answerer, spec)
@@ -240,13 +250,17 @@ class Loop:
             alarm = self.twin.pending_alarms.popleft()
             name = "calm" if alarm.over else "alarm"
             self.publisher.event(name, alarm.text, alarm.t, **alarm.figures)
-        if self.twin.models.makes_room and not self.loader.ready.empty():
+        if self.twin.bank.makes_room and not self.loader.ready.empty():
             self._take_up(self.loader.ready.get())
         if self.twin.catch_up():
-            model = self.twin.model
-            self.publisher.event("swap", f"model {model} answers", self.twin.t, model=model)
+            self._tell_of_swaps()
             self.report()
         self._look_after_clients(now)
+
+    def _tell_of_swaps(self) -> None:
+        while self.twin.swaps:
+            swap = self.twin.swaps.popleft()
+            self.publisher.event("swap", swap.text, swap.t, model=swap.number)
 
     def _take_up(self, found: tuple[Checkpoint, Predictor] | CheckpointError | str) -> None:
         """Begin to take up what the loader has opened."""
@@ -277,6 +291,7 @@ class Loop:
         # a second of the stream's time where no clock drives it, of ours otherwise
         if self._parameters_timer.due(self.twin.t if self.config.bus.unpaced else now):
             self._publish_parameters()
+            self._publish_members()
         if self._report_timer.due(now):
             self.report()
             if self.config.twin.realtime:
@@ -290,6 +305,15 @@ class Loop:
             self.publisher.send(as_message(estimates, twin.t, changes.looks))
             for text, figures in () if twin.detection.alarmed else changes.look(estimates):
                 self.publisher.event("changed", text, twin.t, **figures)
+
+    def _publish_members(self) -> None:
+        """Publish what the members of a mixture do, and those of them that have noticed another plant."""
+        bank, t = self.twin.bank, self.twin.t
+        if bank.mixture is not None:
+            self.publisher.send(members_message(bank.mixture, self.twin.spec, t))
+        for name, changes in bank.changes_found():
+            text = f"{name}: its errors say that the plant has changed"
+            self.publisher.event("noticed", text, t, changes=float(changes))
 
     def report(self) -> None:
         """Publish the twin's counters."""

@@ -1,0 +1,419 @@
+"""A bank of models: the mixture against its equations, the recursive model against least squares, and the
+twin that begins with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from simulators import motor
+from simulators.quick_motor import quick
+from tests.models import SPEC, beginning, checkpoint_of, shaken
+from tests.test_twin import broken
+from twin.backends.opening import open_predictor
+from twin.backends.persistence import Persistence
+from twin.backends.recursive import Recursive
+from twin.checkpoint import Checkpoint
+from twin.config import TrainerConfig
+from twin.errors import SpecError
+from twin.families import PERSISTENCE, RECURSIVE, families_for
+from twin.handover import MIN_SHADOW_SAMPLES
+from twin.kernels import mixture as kernel
+from twin.kernels import recursive
+from twin.messages import UNSET, Members, Prediction, Sample, Spec, pack, topic, unpack
+from twin.mixture import Blend, Mixture, members_message
+from twin.models.opening import members
+from twin.trainers import Trainers
+from twin.twin import Twin
+from twin.validation import Decision
+
+Array = NDArray[Any]
+Z: Array = quick(motor(), 3_000, seed=5).z
+INPUTS, OUTPUTS = len(SPEC.inputs), len(SPEC.outputs)
+
+
+class Guess(Recursive):
+    """Answers what it is told."""
+
+    def __init__(self, number: int = 0) -> None:
+        super().__init__(SPEC)
+        self.number = number  # type: ignore[misc]
+        self.told: Iterator[Array] = iter(())
+
+    def step(self, z: Array) -> NDArray[np.float32]:
+        self.y[0] = next(self.told)
+        return self.y
+
+
+def guessing(answers: Array) -> tuple[Mixture, Array]:
+    """A mixture of members that answer as told, (T, M, P), after each of `Z`; and what it answered (T, P)."""
+    guesses = {f"g{i}": Guess(i + 1) for i in range(answers.shape[1])}
+    for i, guess in enumerate(guesses.values()):
+        guess.told = iter(answers[:, i])
+    mixture = Mixture(SPEC, guesses)
+    return mixture, np.array([mixture.step(z)[0].copy() for z in Z[: len(answers), None].astype(np.float32)])
+
+
+def by_the_book(answers: Array, measured: Array) -> Array:
+    """What a mixture of members answers (T, P), by the equations in the kernel's docstring."""
+    steps, count, outputs = answers.shape
+    weight, square = np.zeros((count, outputs)), np.zeros((count, outputs))
+    weight[0] = 1.0
+    usual, found = np.zeros(outputs), []
+    for k in range(steps):
+        if k:
+            usual += ((measured[k] - measured[k - 1]) ** 2 - usual) / k
+            e2 = (measured[k] - answers[k - 1]) ** 2
+            v = square.min(axis=0) + kernel.NEGLIGIBLE * usual
+            square += (e2 - square) * max(1 / k, 1 / kernel.ERROR_SAMPLES)
+            if k == kernel.SETTLE_SAMPLES:
+                weight[:] = 1 / count
+            elif k > kernel.SETTLE_SAMPLES:
+                score = -0.5 * e2 / (v + e2.min(axis=0))
+                weight *= np.exp(np.maximum(score - score.max(axis=0), -kernel.MAX_NATS))
+                weight *= (1 - kernel.SHARE) / weight.sum(axis=0)
+                weight += kernel.SHARE / count
+        say = np.where(weight >= kernel.MIN_SAY, weight, 0.0)
+        found.append((say * answers[k]).sum(axis=0) / say.sum(axis=0))
+    return np.array(found)
+
+
+# -- the mixture -------------------------------------------------------------------------------------
+
+
+def test_it_answers_as_its_equations_say() -> None:
+    random = np.random.default_rng(2)
+    following = np.roll(Z[:400, INPUTS:], -1, axis=0)[:, None]
+    sizes = np.array([[0.1, 0.3], [0.02, 1.0], [0.05, 0.2]])
+    answers = (following + sizes * random.normal(size=(400, 3, 2))).astype(np.float32)
+    answers[200:, 1] += 0.5  # the best one becomes a bad one
+    _, mixed = guessing(answers)
+    measured = Z[:400, INPUTS:].astype(np.float32).astype(np.float64)
+    assert np.allclose(mixed, by_the_book(answers.astype(np.float64), measured), rtol=1e-5, atol=1e-6)
+
+
+def test_each_output_has_its_own_best_and_a_member_that_gets_worse_is_left_within_samples() -> None:
+    random = np.random.default_rng(3)
+    following = np.roll(Z[:600, INPUTS:], -1, axis=0)[:, None]
+    sizes = np.array([[0.01, 3.0], [1.0, 0.1]])
+    answers = following + sizes * random.normal(size=(600, 2, 2))
+    mixture, mixed = guessing(answers[:500])
+    assert mixture.weights[0, 0] > 0.95 and mixture.weights[1, 1] > 0.95
+    best = np.array([answers[300:500, 0, 0], answers[300:500, 1, 1]]).T - following[300:500, 0]
+    errors = mixed[300:500] - following[300:500, 0]
+    assert (np.sqrt((errors**2).mean(axis=0)) < 1.02 * np.sqrt((best**2).mean(axis=0))).all()
+    answers[500:, 1, 1] += 30.0
+    mixture, mixed = guessing(answers)
+    assert mixture.weights[0, 1] > 0.9
+    assert np.abs(mixed[503:, 1] - following[503:, 0, 1]).max() < 20
+
+
+def test_an_error_that_all_share_does_not_decide() -> None:
+    random = np.random.default_rng(4)
+    following = np.roll(Z[:600, INPUTS:], -1, axis=0)[:, None]
+    answers = following + 0.1 * random.normal(size=(600, 2, 2))
+    before = guessing(answers[:501])[0].weights.copy()
+    answers[500:502] += 50.0
+    after = guessing(answers[:502])[0].weights
+    assert np.abs(after - before).max() < 0.2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_member_that_is_no_number_has_no_say_in_the_same_step(value: float) -> None:
+    answers = np.repeat(Z[:60, None, INPUTS:], 2, axis=1)
+    answers[59, 0] = value
+    mixture, mixed = guessing(answers)
+    assert np.isfinite(mixed).all()
+    assert not mixture.sound and mixture.unsound == ["g0"]
+    assert np.allclose(mixed[59], answers[59, 1], rtol=1e-6)
+    mixture.drop("g0")
+    assert list(mixture.members) == ["g1"] and mixture.sound
+    assert np.allclose(mixture.weights, 1.0)
+
+
+def test_a_new_member_is_weighed_after_some_samples_and_a_new_version_keeps_its_weight() -> None:
+    mixture = Mixture(SPEC, {PERSISTENCE: Persistence(SPEC)})
+    late = Guess(7)
+    late.told = iter(Z[1:, INPUTS:])  # it knows what comes
+    samples = Z[:, None].astype(np.float32)
+    for z in samples[:50]:
+        next(late.told)
+        mixture.step(z)
+    mixture.put("late", late)
+    for z in samples[50 : 50 + int(kernel.SETTLE_SAMPLES)]:
+        mixture.step(z)
+        assert mixture.mean_weights["late"] == 0.0 and mixture.number == 0
+    for z in samples[50 + int(kernel.SETTLE_SAMPLES) : 1_500]:
+        mixture.step(z)
+    assert mixture.mean_weights["late"] > 0.9 and mixture.number == 7
+    version = Guess(8)
+    version.told = late.told
+    mixture.put("late", version)
+    mixture.step(samples[1_500])
+    assert mixture.mean_weights["late"] > 0.9 and mixture.number == 8
+
+
+def test_there_is_room_for_so_many_and_the_advice_says_what_to_do() -> None:
+    mixture = Mixture(SPEC, {f"g{i}": Guess() for i in range(kernel.MAX_MEMBERS)})
+    with pytest.raises(SpecError, match="leave some out of --model"):
+        mixture.put("one more", Guess())
+
+
+def test_forecasts_are_made_by_the_models_that_were_judged() -> None:
+    """Persistence and the recursive model have never been tried in free run."""
+    model = checkpoint_of(shaken(beginning("gru", Z)), 4)
+    mixture = Mixture(SPEC, {PERSISTENCE: Persistence(SPEC), RECURSIVE: Recursive(SPEC)})
+    alone = open_predictor(model)
+    mixture.put("gru", open_predictor(model))
+    for z in Z[:100, None].astype(np.float32):
+        mixture.step(z)
+        alone.step(z)
+    now, u = Z[None, 100].astype(np.float32), np.full((1, 20, 1), 2.0, np.float32)
+    assert np.allclose(mixture.free_run(now, u), alone.free_run(now, u), rtol=1e-5)
+    fleet = mixture.fork(3)
+    assert list(fleet.members) == ["gru"] and fleet.number == 4
+    runs = fleet.free_run(np.repeat(now, 3, axis=0), np.repeat(u, 3, axis=0))
+    assert np.allclose(runs, alone.free_run(now, u), rtol=1e-5)
+    mixture.step(now)
+    fleet.take_over(mixture)
+    assert np.allclose(fleet.state[0], mixture.members["gru"].state[0])
+
+
+def test_a_blend_leaves_out_what_is_no_number() -> None:
+    good, bad = Persistence(SPEC), Guess()
+    bad.told = iter(np.full((1, OUTPUTS), np.nan))
+    blend = Blend({"good": good, "bad": bad}, np.full((2, OUTPUTS), 0.5))
+    z = Z[None, 50].astype(np.float32)
+    assert np.array_equal(blend.step(z), z[:, INPUTS:])
+
+
+# -- the recursive model -----------------------------------------------------------------------------
+
+
+def test_it_becomes_the_least_squares_model_of_all_samples() -> None:
+    spec = Spec(inputs=("u",), outputs=("y",), dt=0.1)
+    random = np.random.default_rng(5)
+    u, y = random.normal(size=2_000), np.zeros(2_001)
+    for k in range(2_000):
+        y[k + 1] = 1.5 * y[k] - 0.6 * y[k - 1] + 0.3 * u[k] + 0.1 + 0.01 * random.normal()
+    z = np.column_stack([u, y[:-1]])
+    model = Recursive(spec)
+    model.warm(z[None, :-1])
+    n, lag = len(z), recursive.TAPS + 1
+    rows = np.arange(lag, n - 1)
+    phi = np.column_stack([z[rows - i] for i in range(lag)])[:, : 2 * lag - 1]
+    phi = np.delete(phi, 2 * recursive.TAPS, axis=1)  # TAPS inputs, TAPS + 1 outputs
+    phi = np.column_stack([phi, z[rows - recursive.TAPS, 1], np.ones(len(rows))])
+    forget = (1 - 1 / recursive.MEMORY_SAMPLES) ** (rows[-1] - rows)
+    root = np.sqrt(forget)[:, None]
+    solution = np.linalg.lstsq(phi * root, (z[rows + 1, 1] * root[:, 0]), rcond=None)[0]
+    now = np.concatenate([[z[n - 1 - i, 0], z[n - 1 - i, 1]] for i in range(recursive.TAPS)])
+    wanted = np.concatenate([now, [z[n - 1 - recursive.TAPS, 1], 1.0]]) @ solution
+    assert model.step(z[None, -1])[0, 0] == pytest.approx(wanted, abs=3e-4)
+
+
+def test_it_is_better_than_persistence_after_dozens_of_samples_whatever_the_units() -> None:
+    for unit in (1e-6, 1.0, 1e6):
+        z = (Z[:1_000] * unit).astype(np.float32)
+        model = Recursive(SPEC)
+        ahead = np.array([model.step(row)[0].copy() for row in z[:, None]])
+        errors, still = z[1:, INPUTS:] - ahead[:-1], np.diff(z[:, INPUTS:], axis=0)
+        late = slice(-500, None)
+        ratio = np.sqrt((errors[late] ** 2).mean(axis=0) / (still[late] ** 2).mean(axis=0))
+        assert (ratio < 0.5).all()
+
+
+def test_it_learns_from_no_answer_of_its_own_and_a_restart_keeps_what_it_learned() -> None:
+    model, z = Recursive(SPEC), Z[None].astype(np.float32)
+    model.warm(z[:, :1_000])
+    at = recursive.places(3, OUTPUTS)
+    known = model.state[0, at.c : at.work].copy()
+    model.adapting = False
+    model.warm(z[:, 1_000:1_200])
+    assert np.array_equal(model.state[0, at.c : at.work], known)
+    model.adapting = True
+    model.reset(learned=False)
+    model.warm(z[:, :5])
+    assert np.array_equal(model.state[0, at.c : at.work], known), "the taps are not full yet"
+    model.reset()
+    assert not model.state.any()
+
+
+def test_its_free_run_is_its_steps_and_leaves_no_trace() -> None:
+    model, z = Recursive(SPEC), Z[:, None].astype(np.float32)
+    model.warm(z[None, :500, 0])
+    before = model.state
+    u = Z[None, 501:531, :INPUTS].astype(np.float32)
+    run = model.free_run(z[500], u)
+    assert np.array_equal(model.state, before)
+    other, sample = model.fork(1), z[500].copy()
+    for k in range(30):
+        answer = other.step(sample)[0]
+        assert np.array_equal(answer, run[0, k])
+        sample = np.concatenate([u[0, k], answer])[None].astype(np.float32)
+
+
+# -- the twin ----------------------------------------------------------------------------------------
+
+
+def sample(k: int, epoch: int = 1) -> Sample:
+    return SPEC.sample(k, Z[k % len(Z)].tolist(), epoch=epoch)
+
+
+def followed(twin: Twin, seqs: range, epoch: int = 1) -> list[Prediction]:
+    """Answers by the way that a twin's loop takes: from bytes to bytes where it can."""
+    found = []
+    for k in seqs:
+        frame = pack(sample(k, epoch))
+        if twin.take(frame):
+            message = unpack(topic(Prediction, "m").encode(), bytes(twin.answer(1, 2, 3)))
+            assert isinstance(message, Prediction)
+            found.append(message)
+        else:
+            answer = twin.step(sample(k, epoch))
+            assert answer is not None
+            found.append(answer)
+        twin.catch_up()
+    return found
+
+
+def trained(family: str, number: int) -> Checkpoint:
+    return checkpoint_of(shaken(beginning(family, Z), 0.01), number)
+
+
+def test_it_answers_from_the_first_sample_on_and_says_by_whom() -> None:
+    twin = Twin(SPEC, window=50, recursive=True)
+    answers = followed(twin, range(600))
+    assert answers[0].y == pytest.approx(sample(0).y), "of one sample nothing can be learned"
+    assert all(set(answer.weights) == {PERSISTENCE, RECURSIVE} for answer in answers if answer.weights)  # type: ignore[arg-type]
+    assert all(answer.model == 0 for answer in answers)
+    twin.refresh(trained("gru", 3))
+    answers = followed(twin, range(600, 1_000))
+    assert twin.counters.swaps == 1 and twin.swaps[0].text == "model 3 (gru) answers"
+    assert twin.take(pack(sample(1_000))), "the plain case is that of several models too"
+    twin.answer(1, 2, 3)
+    weights = followed(twin, range(1_001, 1_002))[0].weights
+    assert isinstance(weights, dict) and set(weights) == {PERSISTENCE, RECURSIVE, "gru"}
+    assert sum(weights.values()) == pytest.approx(1.0)
+
+
+def test_from_bytes_and_from_messages_come_the_same_answers() -> None:
+    one, other = (Twin(SPEC, window=50, recursive=True) for _ in range(2))
+    for k in range(1_200):
+        if k == 300:
+            for twin in (one, other):
+                twin.refresh(trained("gru", 1))
+        if k == 500:
+            for twin in (one, other):
+                twin.refresh(trained("window-rnn", 2))
+        (quickly,) = followed(one, range(k, k + 1))
+        slowly = other.step(sample(k))
+        other.catch_up()
+        assert slowly is not None
+        assert quickly.y == slowly.y and quickly.weights == slowly.weights
+        assert quickly.model == slowly.model and quickly.low == slowly.low
+    assert one.counters.swaps == 2
+
+
+def test_alone_a_model_is_what_it_was() -> None:
+    twin = Twin(SPEC, window=50)
+    twin.refresh(trained("gru", 1))
+    answers = followed(twin, range(300))
+    assert twin.bank.mixture is None and answers[-1].weights is UNSET
+
+
+def test_a_broken_member_is_left_out_and_the_others_answer() -> None:
+    twin = Twin(SPEC, window=50, recursive=True, adapt=False)
+    followed(twin, range(200))
+    twin.refresh(broken(5))
+    answers = followed(twin, range(200, 400))
+    assert all(np.isfinite(list(answer.y.values())).all() for answer in answers)
+    assert all(answer.status == "following" for answer in answers)
+    assert twin.counters.invalid == 1 and twin.bank.names == (PERSISTENCE, RECURSIVE)
+
+
+def test_a_gap_teaches_nothing_and_a_restart_keeps_the_weights() -> None:
+    twin = Twin(SPEC, window=50, recursive=True)
+    twin.refresh(trained("gru", 1))
+    followed(twin, range(800))
+    assert twin.bank.mixture is not None
+    followed(twin, range(820, 821))
+    assert twin.counters.bridged == 20
+    before = twin.bank.mixture.mean_weights
+    followed(twin, range(1), epoch=2)
+    after = twin.bank.mixture.mean_weights
+    assert twin.counters.restarts == 1
+    assert after == pytest.approx(before), "what was expected belongs to another run"
+
+
+def test_the_version_before_takes_its_place_again_if_the_new_one_is_worse() -> None:
+    good = trained("gru", 1)
+    worse = checkpoint_of(shaken(beginning("gru", Z), 0.01), 2)
+    bias = worse.tensors["core.readout.bias"]
+    bias += 5.0
+    twin = Twin(SPEC, window=50, adapt=False)
+    twin.refresh(good)
+    followed(twin, range(100))
+    twin.refresh(worse)
+    numbers = [answer.model for answer in followed(twin, range(100, 100 + 3 * MIN_SHADOW_SAMPLES))]
+    assert 2 in numbers and numbers[-1] == 1
+    assert numbers.count(2) <= MIN_SHADOW_SAMPLES + 10
+    assert twin.swaps[-1].back and "does better" in twin.swaps[-1].text
+    followed(twin, range(300, 1_500))
+    assert twin.model == 1 and twin.bank.idle, "the trial is over"
+
+
+def test_what_its_members_do_travels_as_a_message() -> None:
+    twin = Twin(SPEC, window=50, recursive=True)
+    twin.refresh(trained("gru", 9))
+    followed(twin, range(400))
+    assert twin.bank.mixture is not None
+    told = members_message(twin.bank.mixture, SPEC, twin.t)
+    found = unpack(topic(Members, "m").encode(), pack(told))
+    assert isinstance(found, Members)
+    assert found.models == {PERSISTENCE: 0, RECURSIVE: 0, "gru": 9}
+    assert found.errors[RECURSIVE].keys() == set(SPEC.outputs)
+
+
+# -- the trainers ------------------------------------------------------------------------------------
+
+
+def test_all_members_begin_and_then_take_turns() -> None:
+    config = TrainerConfig(model="auto", hidden_size=4, steps=2, batch=4, horizon=20, period=0.3, history=5)
+    found = members(SPEC, ["arx", "physics", "gru"], "compiled", None, **config.sizes)
+    trainers = Trainers(SPEC, config, found, 20)
+    turns: list[tuple[str, float]] = []
+    for k in range(3_000):
+        trainers.observe(sample(k))
+        while trainers.due:
+            decisions = [now for now in trainers.turn() if isinstance(now, Decision)]
+            assert trainers.current is not None
+            turns.append((trainers.current.config.model, trainers.t))
+            if decisions[-1].name == "accepted":
+                assert decisions[-1].verdict.text.startswith(f"{turns[-1][0]}: model ")
+    names = [name for name, _ in turns]
+    assert names[:6] == ["arx", "physics", "gru"] * 2
+    first, later = turns[:3], turns[3:]
+    assert len({t for _, t in first}) == 1, "each has its first turn at once"
+    assert all(b - a >= 0.3 - 1e-9 for (_, a), (_, b) in pairwise(later))
+    numbers = [each.number for each in trainers.members.values() if each.number]
+    assert len(set(numbers)) == len(numbers) and trainers.taken >= max(numbers)
+    assert len({id(each.history) for each in trainers.members.values()}) == 1
+
+
+def test_a_plant_is_given_what_serves_it() -> None:
+    other = Spec(inputs=("u",), outputs=("y",), dt=0.02)
+    assert families_for(SPEC) == (RECURSIVE, "physics", "gru", "hybrid", "window-rnn")
+    assert families_for(other) == (RECURSIVE, "gru", "window-rnn")
+    present = {"lstm": checkpoint_of(beginning("lstm", Z), 2)}
+    sizes = {**TrainerConfig().sizes, "hidden_size": 6, "taps": 3}
+    names = [each.family for each in members(SPEC, ["auto"], "compiled", present, **sizes)]
+    assert names == ["physics", "gru", "hybrid", "window-rnn", "lstm"]
+    assert [each.family for each in members(SPEC, ["auto"], "eager", None, **sizes)] == ["physics"]
+    with pytest.raises(SpecError, match="physics needs a motor's voltage"):
+        members(other, ["physics"], "compiled", None, **sizes)

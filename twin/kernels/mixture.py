@@ -1,0 +1,219 @@
+"""What several models expect, mixed by how well each did of late: one compiled call a sample.
+
+For each output there is a weight for each member, a posterior probability that it is the best one now. With
+the error e of what a member expected of the sample that has come, e₀ the smallest error of all members, and v
+the smallest of their mean squared errors over the last `ERROR_SAMPLES`,
+
+    w ← w exp(-½ e² / (v + e₀²)),    w ← w / Σ w,    w ← (1 - α) w + α / M.
+
+The first step is the Gaussian likelihood of errors as large as the best member's usually are. To that scale
+e₀ is added: an error that all of them share, as when a load jumps or a plant begins anew, must not decide
+between them. (With a variance of its own for each member, one with large errors behind it was believed too
+late.) The last step is the fixed share of Herbster and Warmuth ("Tracking the best expert", Machine Learning
+32, 1998): a member is never lost for good, and one that has become the best leads after some samples. It is
+the interacting multiple model (Blom and Bar-Shalom, IEEE Trans. Automat. Contr. 33(8), 1988) with equal
+probabilities of transition and without mixing the states, which these members, of different kinds, could not
+exchange. Persistence must be better than another by `PERSISTENCE_NATS` a sample: while a motor stands nothing
+is, and when it then starts there is no better choice than any other.
+
+The answer is the mean of the members' by their weights; those below `MIN_SAY` have no say, so that what is
+hardly believed does no harm, however far off it is, and neither has one that is not finite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numba import njit, types
+
+from twin.kernels.cache import kept
+from twin.kernels.vectors import doubles, integer, integers, pointer
+
+MAX_MEMBERS: Final = 8
+"""Members that a mixture has room for."""
+SHARE: Final = 1e-3
+"""α: the probability that another member becomes the best one with a sample."""
+ERROR_SAMPLES: Final = 200.0
+"""Samples over which a member's mean squared error is taken."""
+SETTLE_SAMPLES: Final = 12.0
+"""Samples for which a new member's errors are taken in before it is weighed: then it has the say of each."""
+MIN_SAY: Final = 0.01
+"""Weight, before a sample's answer is mixed, from which on a member has a say in it."""
+MAX_NATS: Final = 20.0
+"""Logarithm of the likelihood of the best member over another's that one sample can bring at most."""
+PERSISTENCE_NATS: Final = 0.05
+"""What is taken from the logarithm of persistence's likelihood with each sample."""
+NEGLIGIBLE: Final = 1e-6
+"""Share of persistence's usual error, squared, below which no error is told from zero."""
+USUAL_SAMPLES: Final = 20_000.0
+"""Samples over which that usual error is taken."""
+
+_INLINE: Final[dict[str, Any]] = {"fastmath": {"contract"}, "forceinline": True}
+
+
+class Places(NamedTuple):
+    """Places in the memory, in numbers of float64, with room for `MAX_MEMBERS`."""
+
+    weight: int
+    """(M, P)."""
+    square: int
+    """(M, P), mean squared errors."""
+    expected: int
+    """(M, P), what each expects of the next sample; not finite where it expects nothing."""
+    score: int
+    """(M,), of one output: scratch."""
+    last: int
+    """(P,), the last sample."""
+    step: int
+    """(P,), mean squared difference between samples: persistence's usual error."""
+    steps: int
+    """(P,), samples in it."""
+    seen: int
+    """(M,), samples whose errors have been taken in."""
+    size: int
+
+
+class Call(NamedTuple):
+    """Places among the 64-bit integers of a call: addresses and numbers; then, for each member, the address
+    of its answer (P) in float32 and its number."""
+
+    memory: int
+    z: int
+    """The sample (F), in float32."""
+    y: int
+    """The mixed answer (P), in float32."""
+    told: int
+    """Number of the member with the largest weight, an integer, and the members' mean weights: eight bytes
+    each."""
+    size: int
+    """M."""
+    learning: int
+    """Whether the sample was measured, and the members are judged by it."""
+    persistent: int
+    """Whether the first member is persistence."""
+    members: int
+
+
+CALL: Final = Call(*range(len(Call._fields)))
+CALL_SIZE: Final = CALL.members + 2 * MAX_MEMBERS
+
+
+def places(outputs: int) -> Places:
+    """The memory for so many outputs."""
+    table = MAX_MEMBERS * outputs
+    return Places(*accumulate((0, table, table, table, MAX_MEMBERS, outputs, outputs, outputs, MAX_MEMBERS)))
+
+
+@lru_cache(maxsize=16)
+def mixer(inputs: int, outputs: int) -> Callable[[int], int]:
+    """What judges the members by a sample and mixes their answers to it; how many of these were not finite.
+
+    It is called with the address of the integers that `Call` names, after all members have stepped.
+    """
+    weight_at, square_at, expected_at, score_at, last_at, step_at, steps_at, seen_at, _ = places(outputs)
+
+    @njit(**_INLINE)
+    def _judge(m: Any, count: Any, p: Any, measured: Any, persistent: Any) -> None:
+        """New weights of an output's members, from what each expected of the value that was measured."""
+        if m[steps_at + p] > 0.0:
+            step = measured - m[last_at + p]
+            share = max(1.0 / m[steps_at + p], 1.0 / USUAL_SAMPLES)
+            m[step_at + p] += share * (step * step - m[step_at + p])
+        m[steps_at + p] += 1.0
+        m[last_at + p] = measured
+        least, common = math.inf, math.inf
+        for i in range(count):
+            e = measured - m[expected_at + i * outputs + p]
+            m[score_at + i] = e * e
+            if np.isfinite(e):
+                least = min(least, e * e)
+                if m[seen_at + i] >= SETTLE_SAMPLES:
+                    common = min(common, m[square_at + i * outputs + p])
+        common += NEGLIGIBLE * m[step_at + p] + 1e-300
+        most, weighed, settled = -math.inf, 0, 0
+        for i in range(count):  # in place of the squared error: the logarithm of the likelihood
+            e2, at, seen = m[score_at + i], square_at + i * outputs + p, m[seen_at + i]
+            if not np.isfinite(e2):
+                continue
+            m[at] += max(1.0 / (seen + 1.0), 1.0 / ERROR_SAMPLES) * (e2 - m[at])
+            score = -0.5 * e2 / (common + least)
+            if i == 0 and persistent:
+                score -= PERSISTENCE_NATS
+            m[score_at + i] = score
+            if seen >= SETTLE_SAMPLES:
+                weighed += 1
+                most = max(most, score)
+            elif seen == SETTLE_SAMPLES - 1.0:
+                settled += 1
+        total = 0.0
+        for i in range(count):
+            at = weight_at + i * outputs + p
+            if np.isfinite(m[score_at + i]) and m[seen_at + i] >= SETTLE_SAMPLES:
+                m[at] *= math.exp(max(m[score_at + i] - most, -MAX_NATS))
+            total += m[at]
+        if total > 0.0 and weighed > 0:
+            for i in range(count):
+                at = weight_at + i * outputs + p
+                m[at] *= (1.0 - SHARE) / total
+                if np.isfinite(m[score_at + i]) and m[seen_at + i] >= SETTLE_SAMPLES:
+                    m[at] += SHARE / weighed
+        if settled > 0:
+            for i in range(count):
+                at = weight_at + i * outputs + p
+                if np.isfinite(m[score_at + i]) and m[seen_at + i] == SETTLE_SAMPLES - 1.0:
+                    m[at] = 1.0 / (weighed + settled)
+                else:
+                    m[at] *= weighed / (weighed + settled)
+
+    def mix(call: Any) -> Any:
+        count, learning = integer(call, CALL.size), integer(call, CALL.learning) != 0
+        persistent = integer(call, CALL.persistent) != 0
+        m, told = doubles(integer(call, CALL.memory)), doubles(integer(call, CALL.told))
+        z, y = pointer(integer(call, CALL.z)), pointer(integer(call, CALL.y))
+        if learning:
+            for p in range(outputs):
+                _judge(m, count, p, np.float64(z[inputs + p]), persistent)
+            for i in range(count):
+                if np.isfinite(m[expected_at + i * outputs]):
+                    m[seen_at + i] += 1.0
+        lost = 0
+        for i in range(count):
+            answer = pointer(integer(call, CALL.members + 2 * i))
+            sound = True
+            for p in range(outputs):
+                sound = sound and np.isfinite(answer[p])
+            lost += not sound
+            for p in range(outputs):
+                m[expected_at + i * outputs + p] = answer[p] if sound else math.nan
+                if not sound:
+                    m[weight_at + i * outputs + p] = 0.0
+        for p in range(outputs):
+            total, mean = 0.0, 0.0
+            for i in range(count):
+                w = m[weight_at + i * outputs + p]
+                if w >= MIN_SAY:
+                    total += w
+                    mean += w * m[expected_at + i * outputs + p]
+            y[p] = np.float32(mean / total) if total > 0.0 else np.float32(math.nan)
+        best, leader = -1.0, 0
+        for i in range(count):
+            mean = 0.0
+            for p in range(outputs):
+                mean += m[weight_at + i * outputs + p]
+            told[1 + i] = mean / outputs
+            if mean > best:
+                best, leader = mean, i
+        integers(integer(call, CALL.told))[0] = integer(call, CALL.members + 2 * leader + 1)
+        return lost
+
+    constants = SHARE, ERROR_SAMPLES, SETTLE_SAMPLES, MIN_SAY, MAX_NATS, PERSISTENCE_NATS, NEGLIGIBLE
+    sizes = inputs, outputs, MAX_MEMBERS, USUAL_SAMPLES
+    compiled, signature = kept(mix, *sizes, *constants), (types.int64,)
+    compiled.compile(signature)
+    entry: Callable[[int], int] = compiled.overloads[signature].entry_point
+    return entry
