@@ -70,7 +70,10 @@ def by_the_book(answers: Array, measured: Array) -> Array:
             usual += ((measured[k] - measured[k - 1]) ** 2 - usual) / k
             e2 = (measured[k] - answers[k - 1]) ** 2
             v = square.min(axis=0) + kernel.NEGLIGIBLE * usual
-            square += (e2 - square) * max(1 / k, 1 / kernel.ERROR_SAMPLES)
+            taken = e2
+            if k > kernel.SETTLE_SAMPLES:
+                taken = np.minimum(e2, kernel.MAX_SQUARES * square + kernel.NEGLIGIBLE * usual)
+            square += (taken - square) * max(1 / k, 1 / kernel.ERROR_SAMPLES)
             if k == kernel.SETTLE_SAMPLES:
                 weight[:] = 1 / count
             elif k > kernel.SETTLE_SAMPLES:
@@ -290,7 +293,7 @@ def test_it_answers_from_the_first_sample_on_and_says_by_whom() -> None:
     twin = Twin(SPEC, window=50, recursive=True)
     answers = followed(twin, range(600))
     assert answers[0].y == pytest.approx(sample(0).y), "of one sample nothing can be learned"
-    assert all(set(answer.weights) == {PERSISTENCE, RECURSIVE} for answer in answers if answer.weights)  # type: ignore[arg-type]
+    assert all(set(answer.weights) == {PERSISTENCE, RECURSIVE} for answer in answers if answer.weights)
     assert all(answer.model == 0 for answer in answers)
     twin.refresh(trained("gru", 3))
     answers = followed(twin, range(600, 1_000))

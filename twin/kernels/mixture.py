@@ -38,8 +38,10 @@ MAX_MEMBERS: Final = 8
 """Members that a mixture has room for."""
 SHARE: Final = 1e-3
 """α: the probability that another member becomes the best one with a sample."""
-ERROR_SAMPLES: Final = 200.0
+ERROR_SAMPLES: Final = 100.0
 """Samples over which a member's mean squared error is taken."""
+MAX_SQUARES: Final = 25.0
+"""Mean squared errors for which one sample counts at most: an error far beyond the usual is soon forgotten."""
 SETTLE_SAMPLES: Final = 12.0
 """Samples for which a new member's errors are taken in before it is weighed: then it has the say of each."""
 MIN_SAY: Final = 0.01
@@ -140,7 +142,10 @@ def mixer(inputs: int, outputs: int) -> Callable[[int], int]:
             e2, at, seen = m[score_at + i], square_at + i * outputs + p, m[seen_at + i]
             if not np.isfinite(e2):
                 continue
-            m[at] += max(1.0 / (seen + 1.0), 1.0 / ERROR_SAMPLES) * (e2 - m[at])
+            taken = (
+                min(e2, MAX_SQUARES * m[at] + NEGLIGIBLE * m[step_at + p]) if seen >= SETTLE_SAMPLES else e2
+            )
+            m[at] += max(1.0 / (seen + 1.0), 1.0 / ERROR_SAMPLES) * (taken - m[at])
             score = -0.5 * e2 / (common + least)
             if i == 0 and persistent:
                 score -= PERSISTENCE_NATS
@@ -211,7 +216,16 @@ def mixer(inputs: int, outputs: int) -> Callable[[int], int]:
         integers(integer(call, CALL.told))[0] = integer(call, CALL.members + 2 * leader + 1)
         return lost
 
-    constants = SHARE, ERROR_SAMPLES, SETTLE_SAMPLES, MIN_SAY, MAX_NATS, PERSISTENCE_NATS, NEGLIGIBLE
+    constants = (
+        SHARE,
+        ERROR_SAMPLES,
+        MAX_SQUARES,
+        SETTLE_SAMPLES,
+        MIN_SAY,
+        MAX_NATS,
+        PERSISTENCE_NATS,
+        NEGLIGIBLE,
+    )
     sizes = inputs, outputs, MAX_MEMBERS, USUAL_SAMPLES
     compiled, signature = kept(mix, *sizes, *constants), (types.int64,)
     compiled.compile(signature)
