@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from twin.messages import Event, Message, Spec
+from twin.messages import Event, Members, Message, Spec
 
 BARS: Final = "▁▂▃▄▅▆▇█"
 SPARKLINE_POINTS: Final = 60  # of the last output
@@ -45,6 +45,9 @@ class Dashboard:
         self.decision = "no refit yet"
         self.happened: deque[str] = deque(maxlen=3)
         self.states: dict[str, tuple[str, int]] = {}
+        self.members: Members | None = None
+        self.leader = "", 0.0
+        """The member with the largest weight, and since when, s."""
         self._counted: deque[tuple[float, float]] = deque(maxlen=11)  # (s, samples) of the last figures
 
     def observe(self, message: Message) -> None:
@@ -52,15 +55,32 @@ class Dashboard:
         match message:
             case Spec():
                 self.spec = message
+            case Members():
+                self._take_members(message)
             case Event(name="figures"):
                 self._figures(message)
             case Event(name="accepted" | "kept" | "waiting" | "failed" | "refit"):
                 prefix = "refitting on " if message.name == "refit" else ""
                 self.decision = prefix + message.text
             case Event(
-                name="change" | "swap" | "stale" | "refused" | "spec" | "end" | "alarm" | "calm" | "compiling"
+                name="change"
+                | "swap"
+                | "noticed"
+                | "stale"
+                | "refused"
+                | "spec"
+                | "end"
+                | "alarm"
+                | "calm"
+                | "compiling"
             ):
                 self.happened.append(f"{message.t:9.3f} s  {message.text}")
+
+    def _take_members(self, message: Members) -> None:
+        self.members = message
+        leader = max(message.weights, key=lambda name: message.weights[name], default="")
+        if leader != self.leader[0]:
+            self.leader = leader, message.t
 
     def _figures(self, event: Event) -> None:
         self.figures, self.status = event.figures, event.text
@@ -80,11 +100,15 @@ class Dashboard:
         status = Text(self.status, _STATUS_STYLE.get(self.status, "bold red"))
         model = int(self.figures.get("model", 0))
         heading = Text.assemble("livetwin · ", (self.source, "bold"), f" · {self.spec.plant or 'plant'}")
+        leader, since = self.leader
         answers = f"model {model}" if model else "persistence, no model yet"
+        if leader:
+            answers = f"{leader} leads since {since:.0f} s" + (f", model {model}" if model else "")
         lines: list[RenderableType] = [
             Text.assemble(status, f" · {answers} · sample every {self.spec.dt * 1e3:g} ms"),
             Text.assemble((sparkline(list(self.trace)), "cyan"), f" {self.spec.outputs[-1]}"),
             self._outputs(),
+            *([self._bank(self.members)] if self.members else []),
             self._stream(),
             Text.assemble(("trainer  ", "bold"), self.decision),
         ]
@@ -142,6 +166,32 @@ class Dashboard:
                 "" if width is None else f"± {width / 2:.3g}",
                 "" if inside is None else f"{100 * inside:.1f} %",
             )
+        return table
+
+    def _bank(self, members: Members) -> Table:
+        """Each member's weight, and its error one step ahead over that of the best observer or of
+        persistence."""
+        assert self.spec is not None
+        outputs = self.spec.outputs
+        floored = any(f"floor.{name}" in self.figures for name in outputs)
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("models, mixed")
+        for heading in (
+            "model",
+            "weight",
+            *(f"{name} × {'floor' if floored else 'pers.'}" for name in outputs),
+        ):
+            table.add_column(heading, justify="right")
+        key = "floor" if floored else "persistence_rmse"
+        for name, weight in members.weights.items():
+            ratios = []
+            for output in outputs:
+                error, least = members.errors.get(name, {}).get(output), self.figures.get(f"{key}.{output}")
+                ratios.append("" if error is None or not least else f"{error / least:.3g}")
+            number = members.models.get(name, 0)
+            shown = f"{BARS[min(int(8 * weight), 7)]} {100 * weight:3.0f} %"
+            style = "bold" if name == self.leader[0] else ""
+            table.add_row(escape(name), str(number) if number else "", shown, *ratios, style=style)
         return table
 
     def _stream(self) -> Table:

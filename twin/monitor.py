@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from twin.comparison import Comparison
-from twin.messages import Event, Message, Prediction, Sample, Spec
+from twin.messages import Event, Members, Message, Prediction, Sample, Spec
 from twin.metrics import Latencies
 
 RECENT_SAMPLES: Final = 2_000
@@ -76,6 +76,10 @@ class Monitor:
         self.status = "waiting"
         self.end: dict[str, float] | None = None  # the plant's own count, once it has ended
         self.plant: dict[str, float] = {}
+        self.members: Members | None = None
+        """What the members of a mixture did last."""
+        self.led: dict[str, int] = {}
+        """Answers in which each of them had the largest weight."""
         self._twins: dict[int, dict[str, float]] = {}  # the counters of each start of the twin
 
     def observe(self, message: Message, received_ns: int = 0) -> None:
@@ -86,6 +90,8 @@ class Monitor:
             case Prediction():
                 if self.comparison.add_prediction(message):
                     self._answered(message, received_ns)
+            case Members():
+                self.members = message
             case Event(name="stale"):
                 self.status = "stale"
             case Event(name="counters"):
@@ -101,6 +107,9 @@ class Monitor:
         if self.first_model is None and prediction.model:
             self.first_model = since
         self.model, self.status = prediction.model, prediction.status
+        if isinstance(prediction.weights, dict) and prediction.weights:
+            leader = max(prediction.weights, key=prediction.weights.__getitem__)
+            self.led[leader] = self.led.get(leader, 0) + 1
 
     @property
     def counters(self) -> dict[str, float]:
@@ -148,6 +157,22 @@ class Monitor:
             values |= {f"{figure}.{name}": value for figure, value in row_figures.items()}
         return values | {f"twin.{name}": value for name, value in self.counters.items()}
 
+    def bank(self) -> dict[str, dict[str, Any]]:
+        """Of each member of a mixture: its checkpoint, its weight and its errors at the end, and the share of
+        the answers in which it led."""
+        if self.members is None:
+            return {}
+        told, count = self.members, max(sum(self.led.values()), 1)
+        return {
+            name: {
+                "model": told.models.get(name, 0),
+                "weight": weight,
+                "rmse": told.errors.get(name, {}),
+                "led": self.led.get(name, 0) / count,
+            }
+            for name, weight in told.weights.items()
+        }
+
     def report(self) -> dict[str, Any]:
         """The run's figures, those of the free run excepted, as plain data."""
         counters, plant, times = self.counters, self.end or self.plant, self.times
@@ -159,6 +184,7 @@ class Monitor:
             **{name: int(counters.get(name, 0)) for name in COUNTED},
             "overruns": int(plant.get("overruns", 0)),
             "model": self.model,
+            "members": self.bank(),
             "first_model_s": self.first_model,
             "latency_us": times.all.summary(),
             "worst_answer_ms": times.all.max / 1e3,

@@ -27,7 +27,7 @@ from benchmarks.rounds import interleave
 from benchmarks.subject import Subject
 from twin.errors import TwinError
 
-PARTS: Final = ("stream", "growth", "training", "recordings", "change", "alarms")
+PARTS: Final = ("stream", "growth", "training", "bank", "recordings", "change", "alarms")
 
 
 class Part(Protocol):

@@ -73,6 +73,7 @@ class Live:
             self.twin.refresh(incumbent)
             self.twin.catch_up()
             certain(of_twin(self.twin, incumbent), self.subject)
+        self.epoch = 1
         self.k = 0
         """Samples so far."""
         self.refits: list[dict[str, Any]] = []
@@ -117,8 +118,13 @@ class Live:
             self.k += 1
         return errors
 
+    def restart(self) -> None:
+        """The plant begins anew with the next sample."""
+        self.epoch += 1
+        self._expected = None
+
     def _samples(self, z: Array) -> list[Sample]:
-        return [self.spec.sample(k, row) for k, row in enumerate(z.tolist(), self.k)]
+        return [self.spec.sample(k, row, epoch=self.epoch) for k, row in enumerate(z.tolist(), self.k)]
 
     def _answer(self, sample: Sample) -> None:
         if (mixture := self.twin.bank.mixture) is not None:

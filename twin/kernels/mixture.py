@@ -41,7 +41,7 @@ SHARE: Final = 1e-3
 ERROR_SAMPLES: Final = 100.0
 """Samples over which a member's mean squared error is taken."""
 MAX_SQUARES: Final = 25.0
-"""Mean squared errors for which one sample counts at most: an error far beyond the usual is soon forgotten."""
+"""Mean squared errors for which one sample counts at most: what is far beyond the usual is soon forgotten."""
 SETTLE_SAMPLES: Final = 12.0
 """Samples for which a new member's errors are taken in before it is weighed: then it has the say of each."""
 MIN_SAY: Final = 0.01

@@ -18,7 +18,7 @@ from twin.checkpoint import load, path_of
 from twin.comparison import Comparison
 from twin.config import Config
 from twin.errors import CheckpointError
-from twin.messages import Event, Message, Prediction, Sample, Spec
+from twin.messages import Event, Members, Message, Prediction, Sample, Spec
 from twin.monitor import Monitor
 from twin.supervisor import orphaned
 
@@ -33,7 +33,7 @@ LAST_ANSWERS_TIMEOUT_SEC: Final = 2.0
 def watch(config: Config) -> None:
     """Measure a source until a signal comes or its plant ends, then write the report if one is asked for."""
     stop = service.Stop()
-    kinds = (Spec, Sample, Prediction, Event)
+    kinds = (Spec, Sample, Prediction, Event, Members)
     with (
         service.publisher(config, "monitor", stop) as publisher,
         service.subscriber(config, ["plant", "twin", "trainer"], *kinds) as stream,

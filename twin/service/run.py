@@ -20,7 +20,7 @@ from twin.bus import Publisher, Subscriber
 from twin.config import Config
 from twin.dashboard import Dashboard
 from twin.errors import BusError, ConfigError, TwinError
-from twin.messages import Event, Message, Spec
+from twin.messages import Event, Members, Message, Spec
 from twin.service.prepare import Work, prepare
 from twin.supervisor import Child, Supervisor
 
@@ -187,7 +187,7 @@ def _show(config: Config, supervisor: Supervisor, stop: service.Stop, console: C
 
 
 def _listener(config: Config, whom: list[str]) -> Subscriber[Message]:
-    return service.subscriber(config, whom, Spec, Event)
+    return service.subscriber(config, whom, Spec, Event, Members)
 
 
 def _check(supervisor: Supervisor) -> None:
@@ -240,6 +240,9 @@ def summary(report: dict[str, Any]) -> str:
         f"latency p50 {latency['p50']:.0f} µs  p99 {latency['p99']:.0f} µs  worst {latency['max']:.0f} µs  "
         + ("no model yet" if first is None else f"first model after {first:.1f} s"),
     ]
+    if members := report["members"]:
+        led = ", ".join(f"{name} {100 * each['led']:.0f} %" for name, each in members.items() if each["led"])
+        lines.append(f"answers led by {led}")
     for name, figures in report["one_step"].items():
         fit = report["free_run"]["fit_percent"].get(name)
         ahead = (
