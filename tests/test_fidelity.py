@@ -21,7 +21,6 @@ from benchmarks.subject import Subject
 from simulators import motor
 from simulators.quick_motor import quick
 from twin.config import TrainerConfig, TwinConfig
-from twin.errors import TwinError
 from twin.metrics import fit_percent, rmse
 
 DT = 1e-3
@@ -58,9 +57,13 @@ def test_a_refit_takes_the_streams_time(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(live.refits) <= 3
 
 
-def test_a_family_is_asked_for_by_name() -> None:
-    with pytest.raises(TwinError, match="name a family"):
-        Live(motor().spec(DT), TrainerConfig(model="auto"), TwinConfig())
+def test_of_a_bank_it_is_noted_what_each_member_expected() -> None:
+    plant, config = motor(), SMALL.model_copy(update={"model": "rls,gru"})
+    live = Live(plant.spec(DT), config, TwinConfig(window=40))
+    errors = live.run(quick(plant, 2500).z)
+    assert len(live.members) == 2500 and set(live.members[0]) == {"persistence", "rls"}
+    assert set(live.members[-1]) == {"persistence", "rls", "gru"}
+    assert np.isfinite(errors[1:]).all() and live.subject.family == "gru"
 
 
 def test_it_goes_on_from_a_checkpoint_and_what_it_recalls() -> None:

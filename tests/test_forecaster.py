@@ -14,17 +14,8 @@ import zmq
 
 from tests.test_twin import SPEC, checkpoint, sample
 from twin.errors import BusError, MessageError
-from twin.messages import (
-    MAX_REQUEST,
-    MAX_STEPS,
-    Message,
-    Reply,
-    Request,
-    Sample,
-    pack,
-    reply_in,
-    request_in,
-)
+from twin.messages import Message, Sample, pack
+from twin.questions import MAX_REQUEST, MAX_STEPS, Reply, Request, reply_in, request_in
 from twin.requests import Answerer, ask
 from twin.service import forecast
 from twin.service.forecaster import Forecaster

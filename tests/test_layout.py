@@ -23,6 +23,7 @@ LAYERS: list[set[str]] = [
         "twin.bus",
         "twin.receipts",
         "twin.requests",
+        "twin.questions",
         "twin.recording",
     },
     {"twin.families"},
@@ -33,10 +34,14 @@ LAYERS: list[set[str]] = [
     {
         "twin.detection",
         "twin.frames",
+        "twin.bank",
+        "twin.counters",
+        "twin.mixture",
         "twin.handover",
         "twin.forecast",
         "twin.twin",
         "twin.trainer",
+        "twin.trainers",
         "twin.validation",
         "twin.excitation",
         "twin.offline",
@@ -91,9 +96,12 @@ PURE = {
     "twin.twin",
     "twin.detection",
     "twin.frames",
+    "twin.bank",
+    "twin.mixture",
     "twin.handover",
     "twin.forecast",
     "twin.trainer",
+    "twin.trainers",
     "twin.validation",
     "twin.excitation",
     "twin.history",
@@ -205,7 +213,10 @@ def test_twin_and_trainer_know_no_socket_clock_thread_or_file(module: str) -> No
 
 @pytest.mark.parametrize(("library", "owner"), [("zmq", "twin.bus"), ("msgspec", "twin.messages")])
 def test_a_library_has_one_owner(library: str, owner: str) -> None:
-    others = {"msgspec": {"twin.bus", "twin.checkpoint", "twin.manifest"}, "zmq": {"twin.requests"}}
+    others = {
+        "msgspec": {"twin.bus", "twin.checkpoint", "twin.manifest", "twin.questions"},
+        "zmq": {"twin.requests"},
+    }
     allowed = {owner, *others[library]}
     for module, path in MODULES.items():
         if any(name.split(".")[0] == library for name in imports(path)):

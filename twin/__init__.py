@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from twin.config import TrainerConfig
     from twin.errors import TwinError
     from twin.evaluation import evaluate
-    from twin.messages import Event, Message, Parameters, Prediction, Reply, Request, Sample, Scenario, Spec
+    from twin.messages import Event, Members, Message, Parameters, Prediction, Sample, Spec
     from twin.pacer import Pacer
+    from twin.questions import Reply, Request, Scenario
     from twin.service.fit import fit
     from twin.trainer import Trainer
     from twin.twin import Twin
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Checkpoint",
     "Event",
+    "Members",
     "Message",
     "Pacer",
     "Parameters",
@@ -57,6 +59,9 @@ _MODULE_OF: Final = {
     "Checkpoint": "twin.checkpoint",
     "Pacer": "twin.pacer",
     "Publisher": "twin.bus",
+    "Reply": "twin.questions",
+    "Request": "twin.questions",
+    "Scenario": "twin.questions",
     "Subscriber": "twin.bus",
     "Trainer": "twin.trainer",
     "TrainerConfig": "twin.config",

@@ -8,7 +8,7 @@ model, so that there is an answer that learns from the first samples on, long be
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from twin.backends.persistence import Persistence
 from twin.families import PERSISTENCE, RECURSIVE
@@ -21,6 +21,23 @@ from twin.window import Window
 TRIAL_SEC: Final = 1.0
 """Time for which a version that was replaced still runs beside the new one, to take its place again."""
 MAX_TRIAL_SAMPLES: Final = 2_000
+
+
+class Swap(NamedTuple):
+    """A version of a member that answers from now on."""
+
+    member: str
+    number: int
+    """Of its checkpoint."""
+    back: bool
+    """Whether it takes its place again, because it does better than the one after it."""
+    t: float
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        again = " again: it does better than the one after it" if self.back else ""
+        return f"model {self.number} ({self.member}) answers{again}"
 
 
 class Bank:
@@ -120,10 +137,10 @@ class Bank:
 
     # -- versions ------------------------------------------------------------------------------------
 
-    def version(self, name: str) -> tuple[int, bool]:
-        """The number of the version of a member that answers, and whether it took its place again."""
+    def swap(self, name: str, t: float) -> Swap:
+        """What is to be told of a member of which another version answers since t."""
         member = self.members[name]
-        return (member.active.number if member.active else 0), member.back
+        return Swap(name, member.active.number if member.active else 0, member.back, t)
 
     def begin(self, name: str, predictor: Predictor) -> None:
         """Begin to take up a member, or a new version of it."""

@@ -19,8 +19,8 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from collections.abc import Iterable
-from typing import Final, cast
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 import msgspec
 from msgspec import UNSET as UNSET
@@ -38,12 +38,6 @@ MAX_NAME: Final = 64
 """Characters of the longest signal name, status or event name accepted."""
 MAX_FIGURES: Final = 512
 """Figures of the largest event accepted: some for each signal."""
-MAX_REQUEST: Final = 262_144
-"""Bytes of the longest request accepted: some 29,000 values."""
-MAX_SCENARIOS: Final = 256
-"""Scenarios of one request."""
-MAX_STEPS: Final = 20_000
-"""Of all scenarios of a request together."""
 MAX_TEXT: Final = 1_024
 """Characters of the longest text of an event."""
 
@@ -185,39 +179,6 @@ class Members(Message, frozen=True, kw_only=True, gc=False):
     errors: dict[str, dict[str, float]]
 
 
-class Request(Message, frozen=True, kw_only=True, gc=False):
-    """A question to a twin: what would the outputs be under these inputs to come?
-
-    Each scenario maps inputs to their values, one for each of `steps` periods or one that stays; inputs that
-    it does not name stay as they are.
-    """
-
-    steps: int
-    scenarios: list[dict[str, list[float]]]
-
-
-class Scenario(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What a twin expects under one scenario: values of each output, one for each step."""
-
-    y: dict[str, list[float]]
-    low: dict[str, list[float]] | UnsetType = UNSET
-    high: dict[str, list[float]] | UnsetType = UNSET
-
-
-class Reply(Message, frozen=True, kw_only=True, gc=False):
-    """The answer to a `Request`: scenarios in its order, or an `error` in words.
-
-    Values are at `t`, `t` + `dt`, ...; `u` are the inputs of the last sample, which stay where a scenario
-    does not say otherwise, and `model` is the number of the checkpoint that answered.
-    """
-
-    dt: float = 0.0
-    model: int = 0
-    u: dict[str, float] = {}
-    scenarios: list[Scenario] = []
-    error: str = ""
-
-
 KINDS: Final[dict[str, type[Message]]] = {
     "spec": Spec,
     "sample": Sample,
@@ -236,9 +197,8 @@ def _plain(value: object) -> float:
     raise TypeError(f"{type(value).__name__} is not a plain value")
 
 
-_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=_plain)
-_REQUESTS: Final = msgspec.msgpack.Decoder(Request)
-_REPLIES: Final = msgspec.msgpack.Decoder(Reply)
+ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=_plain)
+"""Packs messages of all kinds."""
 _DECODERS: Final = {kind.encode(): msgspec.msgpack.Decoder(message) for kind, message in KINDS.items()}
 
 
@@ -267,7 +227,7 @@ def check_source(source: str) -> str:
 
 def pack(message: Message) -> bytes:
     """The payload frame of a message."""
-    return _ENCODER.encode(message)
+    return ENCODER.encode(message)
 
 
 def unpack(topic: bytes, payload: bytes) -> Message:
@@ -286,59 +246,16 @@ def unpack(topic: bytes, payload: bytes) -> Message:
         message = decoder.decode(payload)
     except Exception as error:  # whatever a decoder finds in foreign bytes, it is no message
         raise MessageError(f"{_in_words(topic)}: not a message: {error}") from None
-    if fault := _fault(message):
+    if fault := fault_of(message):
         raise MessageError(f"{_in_words(topic)}: {fault}")
     return message
-
-
-def request_in(payload: bytes) -> Request:
-    """The request in a frame.
-
-    Raises:
-        MessageError: anything else than a request of this version within the stated limits.
-    """
-    if len(payload) > MAX_REQUEST:
-        raise MessageError(f"a request of {len(payload)} bytes: at most {MAX_REQUEST} are taken")
-    try:
-        request = _REQUESTS.decode(payload)
-    except Exception as error:  # whatever a decoder finds in foreign bytes, it is no request
-        raise MessageError(f"not a request: {error}") from None
-    if fault := _fault(request):
-        raise MessageError(fault)
-    count = len(request.scenarios)
-    if request.steps < 1 or not 1 <= count <= MAX_SCENARIOS or request.steps * count > MAX_STEPS:
-        raise MessageError(
-            f"{request.steps} steps of {count} scenarios: at least 1 each, at most {MAX_SCENARIOS} "
-            f"scenarios, and together at most {MAX_STEPS} steps"
-        )
-    return request
-
-
-def reply_in(payload: bytes) -> Reply:
-    """The reply in a frame.
-
-    Raises:
-        MessageError: anything else than a reply of this version.
-    """
-    try:
-        reply = _REPLIES.decode(payload)
-    except Exception as error:
-        raise MessageError(f"not a reply: {error}") from None
-    if fault := _fault(reply):
-        raise MessageError(fault)
-    return reply
-
-
-def packed(values: list[float]) -> list[float]:
-    """Values, packed for a message to come, which is then packed in no time. Only `pack` can read them."""
-    return cast(list[float], msgspec.Raw(_ENCODER.encode(values)))
 
 
 def _in_words(topic: bytes) -> str:
     return topic.decode("ascii", "replace")
 
 
-def _fault(message: Message) -> str:
+def fault_of(message: Message) -> str:
     """What is wrong with a decoded message, or ""."""
     if message.v != WIRE_VERSION:
         return f"wire version {message.v}, this program speaks {WIRE_VERSION}"
@@ -350,8 +267,8 @@ def _fault(message: Message) -> str:
         case Sample():
             return _values_fault("u", message.u) or _values_fault("y", message.y)
         case Prediction():
-            maps = {"y": message.y, "residual": message.residual, "low": message.low, "high": message.high}
-            for key, values in maps.items():
+            for key in ("y", "residual", "low", "high", "weights"):
+                values = getattr(message, key)
                 if isinstance(values, dict) and (fault := _values_fault(key, values)):
                     return fault
             if len(message.status) > MAX_NAME:
@@ -372,7 +289,7 @@ def _fault(message: Message) -> str:
 
 
 def _values_fault(
-    key: str, values: dict[str, float], most: int = MAX_SIGNALS, longest: int = MAX_NAME
+    key: str, values: Mapping[str, float], most: int = MAX_SIGNALS, longest: int = MAX_NAME
 ) -> str:
     if len(values) > most:
         return f"{key} has {len(values)} entries, at most {most} are accepted"

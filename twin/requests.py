@@ -9,7 +9,8 @@ import zmq
 from twin.address import Address, check_port
 from twin.bus import bind_advice
 from twin.errors import BusError
-from twin.messages import MAX_REQUEST, Reply, Request, pack, reply_in
+from twin.messages import pack
+from twin.questions import MAX_REQUEST, Reply, Request, reply_in
 
 
 class Answerer:

@@ -18,15 +18,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from twin.backends.opening import open_predictor
-from twin.bank import Bank
+from twin.bank import Bank, Swap
 from twin.checkpoint import Checkpoint, check_plant
+from twin.counters import Counters
 from twin.defaults import ADAPT, BACKEND, WINDOW
 from twin.detection import Alarm, Detection
 from twin.errors import SpecError
@@ -37,46 +36,6 @@ from twin.kernels.mixture import MAX_MEMBERS
 from twin.messages import UNSET, Prediction, Sample, Spec, UnsetType, check_spec, pack
 from twin.predictor import Predictor
 from twin.window import Window
-
-
-@dataclass(slots=True)
-class Counters:
-    """What happened to the stream, counted since the twin was made."""
-
-    answered: int = 0
-    gaps: int = 0
-    """Times that `seq` jumped."""
-    lost: int = 0
-    """Samples that never came."""
-    bridged: int = 0
-    """Lost samples over which the model ran free, so that the hidden state kept its place in time."""
-    rejected: int = 0
-    """Samples with other signals than the Spec's, with values that are not finite, or repeated."""
-    restarts: int = 0
-    """Times that the plant began anew."""
-    swaps: int = 0
-    """Models taken up."""
-    invalid: int = 0
-    """Predictions that were not finite and were replaced by persistence."""
-    alarms: int = 0
-    """Times that the residuals of an output became unusual."""
-
-
-class Swap(NamedTuple):
-    """A version of a member that answers from now on."""
-
-    member: str
-    number: int
-    """Of its checkpoint."""
-    back: bool
-    """Whether it takes its place again, because it does better than the one after it."""
-    t: float
-
-    @property
-    def text(self) -> str:
-        """In words."""
-        again = " again: it does better than the one after it" if self.back else ""
-        return f"model {self.number} ({self.member}) answers{again}"
 
 
 class Twin:
@@ -381,7 +340,7 @@ class Twin:
                 self.horizon_errors.follow(active)
             self._lead()
             self.counters.swaps += len(changed)
-            self.swaps.extend(Swap(name, *bank.version(name), self.t) for name in changed)
+            self.swaps.extend(bank.swap(name, self.t) for name in changed)
             return True
         return False
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ from twin.twin import Twin
 from twin.validation import Decision
 
 Array = NDArray[np.float64]
+DECIDED: Final = ("accepted", "kept")
+"""Names of the decisions with which a turn ends."""
 
 
 class Live:
@@ -159,12 +161,14 @@ class Live:
             start = time.thread_time()
             for now in self.trainers.turn():
                 if isinstance(now, Decision):
-                    self._decided(now, time.thread_time() - start)
+                    self._decided(now, start)
+                    if now.name not in DECIDED:
+                        continue
                 yield False
 
-    def _decided(self, decision: Decision, seconds: float) -> None:
+    def _decided(self, decision: Decision, start: float) -> None:
         trainer = self.trainers.current
-        if trainer is None or decision.name not in ("accepted", "kept"):
+        if trainer is None or decision.name not in DECIDED:
             return
         if decision.verdict.passed:
             self.checkpoints.append(trainer.checkpoint(decision.verdict))
@@ -172,7 +176,7 @@ class Live:
         self.refits.append(
             {
                 "at": self.k * self.spec.dt,
-                "s": seconds,
+                "s": time.thread_time() - start,
                 "accepted": decision.verdict.passed,
                 "family": trainer.config.model,
                 "figures": decision.verdict.figures,

@@ -19,8 +19,9 @@ from twin.checkpoint import newest
 from twin.config import Config
 from twin.dashboard import sparkline
 from twin.errors import BusError, CheckpointError, MessageError, SpecError
-from twin.messages import MAX_STEPS, Message, Reply, Request, Sample, Scenario, Spec
+from twin.messages import Message, Sample, Spec
 from twin.models.opening import Member
+from twin.questions import MAX_STEPS, Reply, Request, Scenario
 from twin.requests import ask
 from twin.service.prepare import prepare, twins
 from twin.twin import Twin

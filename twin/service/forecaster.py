@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from twin.errors import MessageError, SpecError, TwinError
 from twin.forecast import Present
-from twin.messages import Reply, Request, Scenario, Spec, pack, packed, request_in
+from twin.messages import Spec, pack
+from twin.questions import Reply, Request, Scenario, packed, request_in
 from twin.realtime import stay_ordinary
 from twin.requests import Answerer
 from twin.twin import Twin
