@@ -62,8 +62,7 @@ def guessing(answers: Array) -> tuple[Mixture, Array]:
 def by_the_book(answers: Array, measured: Array) -> Array:
     """What a mixture of members answers (T, P), by the equations in the kernel's docstring."""
     steps, count, outputs = answers.shape
-    weight, square = np.zeros((count, outputs)), np.zeros((count, outputs))
-    weight[0] = 1.0
+    weight, square = np.full((count, outputs), 1 / count), np.zeros((count, outputs))
     usual, found = np.zeros(outputs), []
     for k in range(steps):
         if k:
@@ -74,9 +73,7 @@ def by_the_book(answers: Array, measured: Array) -> Array:
             if k > kernel.SETTLE_SAMPLES:
                 taken = np.minimum(e2, kernel.MAX_SQUARES * square + kernel.NEGLIGIBLE * usual)
             square += (taken - square) * max(1 / k, 1 / kernel.ERROR_SAMPLES)
-            if k == kernel.SETTLE_SAMPLES:
-                weight[:] = 1 / count
-            elif k > kernel.SETTLE_SAMPLES:
+            if k > kernel.SETTLE_SAMPLES:
                 score = -0.5 * e2 / (v + e2.min(axis=0))
                 weight *= np.exp(np.maximum(score - score.max(axis=0), -kernel.MAX_NATS))
                 weight *= (1 - kernel.SHARE) / weight.sum(axis=0)

@@ -48,7 +48,7 @@ CASES = [
     Case("simulate --plant-endpoint nonsense", "use tcp://127.0.0.1:PORT or ipc:///PATH"),
     Case("simulate --plant-endpoint tcp://127.0.0.1:{port}", "{port} is in use by another program; stop"),
     Case("train --config {here}/unknown.toml", "no 'hiden'; it knows .*hidden_size"),
-    Case("train --model transformer", "is none of auto, arx, gru"),
+    Case("train --model transformer", "which is none of auto, rls, arx, gru"),
     Case(f"{RECORDED} --file {{here}}/nowhere.csv", "nowhere.csv: no such file"),
     Case(f"{RECORDED} --file {{here}}/binary.csv", "not a text file"),
     Case(f"{RECORDED} --file {{here}}/short.csv --dt 0.1", "line 4, column 'y': the cell is missing"),
@@ -57,10 +57,11 @@ CASES = [
     Case(f"{RECORDED},z --file {{here}}/good.csv --dt 0.1", "no column 'z'; there are u, y"),
     Case("simulate --file {here}/good.csv --inputs u --outputs y", "--file .* add --plant recorded"),
     Case(
-        "run --duration 1 --hidden-size 16", "--hidden-size: physics, which --model auto takes .* --model gru"
+        "run --duration 1 --model physics --hidden-size 16",
+        "--hidden-size: physics has no use .* --model gru",
     ),
     Case("run --duration 1 --config {here}/unused.toml", "--layers: arx has no use for it"),
-    Case("train --source live --hidden-size 16", "--hidden-size: physics, which --model auto takes"),
+    Case("train --source live --model physics --taps 4", "--taps: physics has no use"),
     Case("prepare --model physics --taps 4", "--taps: physics has no use for it"),
     Case("run --duration 1 --free-run 2", "--free-run is for the report: add --report"),
     Case("run --duration 1 --report /nowhere/r.json", "name a file in a directory that exists"),

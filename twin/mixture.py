@@ -142,7 +142,7 @@ class Mixture(Blend):
     """Predictors of one row that follow a stream, with weights that are learned from it
     (`twin.kernels.mixture`).
 
-    The first of the `members` is believed until others have shown their errors.
+    The `members` that it begins with are believed alike, those of checkpoints if there are any.
 
     Raises:
         SpecError: more than `MAX_MEMBERS`.
@@ -188,10 +188,14 @@ class Mixture(Blend):
             if i == MAX_MEMBERS:
                 raise SpecError(f"a bank has {MAX_MEMBERS} members at most; leave some out of --model")
             self._square[i], self._expected[i], self._seen[i] = 0.0, np.nan, 0.0
-            self._weight[i] = 0.0 if i else 1.0
+            self._weight[i] = 0.0
         self.members[name] = predictor
         predictor.share(self.sample)
         self._lay_out()
+        if not self._seen.any():  # nothing is known of any: a checkpoint is more than none
+            first = np.array([each.number > 0 for each in self.members.values()])
+            first |= not first.any()
+            self.weights[:] = (first / first.sum())[:, None]
 
     def drop(self, name: str) -> None:
         """Leave a member out."""
@@ -261,8 +265,8 @@ class Mixture(Blend):
         super().reset(learned=learned)
         self._expected[:] = np.nan
         if learned:
-            self._seen[:], self._square[:], self._weight[:] = 0.0, 0.0, 0.0
-            self._weight[0] = 1.0
+            self._seen[:], self._square[:] = 0.0, 0.0
+            self.weights[:] = 1 / len(self.members)
 
     def free_run(self, z: Array, u: Array) -> npt.NDArray[np.float32]:
         """Simulate from z (1, F) with inputs u (1, T, U): y (1, T, P), by the members that `tried` names."""

@@ -167,7 +167,7 @@ def mixer(inputs: int, outputs: int) -> Callable[[int], int]:
                 m[at] *= (1.0 - SHARE) / total
                 if np.isfinite(m[score_at + i]) and m[seen_at + i] >= SETTLE_SAMPLES:
                     m[at] += SHARE / weighed
-        if settled > 0:
+        if settled > 0 and weighed > 0:
             for i in range(count):
                 at = weight_at + i * outputs + p
                 if np.isfinite(m[score_at + i]) and m[seen_at + i] == SETTLE_SAMPLES - 1.0:
