@@ -366,6 +366,7 @@ def quick_look(name: str, folder: Path, before: str = "") -> dict[str, Any]:
 def test_a_quick_look_at_the_chain_loses_nothing(tmp_path: Path) -> None:
     figures = quick_look("chain", tmp_path)
     ratios = {"chain_p50_ratio", "chain_p99_ratio", "refit_next_door_p99_ratio", "realtime_p99_ratio"}
+    ratios |= {"bank_p50_ratio"}
     times = {"chain_p50_us", "chain_p99_us", "relay_p50_us", "relay_p99_us"}
     summary = figures["summary"]
     assert set(summary) == ratios | times | {"lost_5khz", "lost_10khz"}
