@@ -108,6 +108,14 @@ class DCMotor:
         """The electrical time constant, s, as long as it is the shorter one."""
         return min(self.electrical_time_constant, self.mechanical_time_constant)
 
+    @property
+    def half_swing(self) -> float:
+        """π / |Im λ| of the poles λ, s: a speed turns once in that time; inf: real poles."""
+        a, d = self.resistance / self.inductance, self.viscous_friction / self.inertia
+        coupling = self.torque_constant * self.back_emf / (self.inductance * self.inertia)
+        square = coupling - (a - d) ** 2 / 4
+        return math.pi / math.sqrt(square) if square > 0 else math.inf
+
     def spec(self, dt: float) -> Spec:
         """One input, the voltage; two outputs, current and speed. The load torque is not measured."""
         return Spec(
