@@ -15,7 +15,7 @@ through zero at standstill and at breakaway, `simulate` finds its root, and `swi
 So a standing motor stays where it is, nothing chatters, and sgn is never smeared by a tanh. Breakaway and
 sliding friction are equal.
 
->>> motor("qube-servo-3").stall_torque(10.0)  # N·m
+>>> MOTORS["qube-servo-3"].stall_torque(10.0)  # N·m
 0.05626...
 """
 
@@ -292,15 +292,4 @@ MOTORS: Final = {
         figures=(Figure("torque_constant", None, 16.0 / 97.0, 0.005),),  # rated torque / rated current
     ),
 }
-"""Motors by name."""
-
-
-def motor(name: str = DEFAULT_MOTOR) -> DCMotor:
-    """A motor by its name.
-
-    Raises:
-        ConfigError: there is none of that name; the message lists the names.
-    """
-    if name not in MOTORS:
-        raise ConfigError(f"no motor is called {name!r}; known are {', '.join(MOTORS)}")
-    return MOTORS[name]
+"""Motors by name; `simulators.motors` has the real ones too."""

@@ -4,9 +4,10 @@ The integrator is SciPy's `ode` with `dop853`, the explicit Runge-Kutta method o
 Nørsett and Wanner (I, II.5). It is a one-step method, so beginning anew at every jump of the inputs costs
 nothing. The size of its first step is given, which saves evaluations, and one solver object serves a whole
 run, which makes a sample several times cheaper than calling `solve_ivp`. Between samples everything is
-smooth except where a mode ends; that instant is located (II.6) and the integration goes on from there.
+smooth except where a mode ends; that instant is located (II.6) and the integration goes on from there. A real
+motor has twelve states, for which this is too slow: `simulators.real_flow` is its solver.
 
->>> from simulators.dc_motor import motor
+>>> from simulators.motors import motor
 >>> from simulators.signals import signal
 >>> samples = simulate(motor(), voltage=signal("step:10"), load=signal("const:0"), duration=1.0, noise=None)
 >>> last = list(samples)[-1]
@@ -28,6 +29,8 @@ from scipy.optimize import brentq
 
 from simulators.dc_motor import DCMotor
 from simulators.plant import Plant, Rhs, Vector
+from simulators.real_flow import RealSolver
+from simulators.real_motor import RealMotor
 from simulators.scenario import Scenario
 from simulators.sensors import SensorNoise
 from simulators.signals import Signal
@@ -83,7 +86,8 @@ def _samples(
     read: Callable[[dict[str, float]], dict[str, float]],
     scenario: Scenario,
 ) -> Iterator[Sample]:
-    solver, suffer = Solver(), scenario.suffer()
+    solver = RealSolver() if isinstance(motor, RealMotor) else Solver()
+    suffer = scenario.suffer()
     plant, drifted = motor, dict[str, float]()
     x = motor.initial
     for k in turns:

@@ -69,11 +69,11 @@ def open_plant(config: Config) -> Source:
         recording = recording_of(Path(plant.file), names_of(plant.inputs), names_of(plant.outputs), plant.dt)
         steps = None if plant.duration is None else max(1, round(plant.duration / recording.spec.dt))
         return Source(recording.spec, itertools.islice(recording, steps))
-    from simulators import dc_motor, scenario, signals
+    from simulators import dc_motor, motors, scenario, signals
     from simulators.sensors import SensorNoise
     from simulators.simulate import simulate
 
-    motor = dc_motor.motor(plant.motor)
+    motor = motors.motor(plant.motor)
     if plant.parameters:
         motor = replace(motor, **_numbers(plant.parameters, dc_motor.PARAMETER_UNITS))  # type: ignore[arg-type]
     story = scenario.Scenario.load(plant.scenario) if plant.scenario else scenario.Scenario()
