@@ -223,7 +223,7 @@ PARAMETER_UNITS: Final = {
 """Every numeric parameter of a motor with its unit."""
 
 DEFAULT_MOTOR: Final = "qube-servo-3"
-"""The motor that runs when none is named."""
+"""The motor of the theory, where none is named; `twin.defaults.MOTOR` is what the commands simulate."""
 
 MOTORS: Final = {
     "qube-servo-3": DCMotor(

@@ -9,6 +9,8 @@ from simulators.dc_motor import MOTORS as IDEAL
 from simulators.real_motor import MOTORS as REAL
 from twin.errors import ConfigError
 
+__all__ = ["IDEAL", "MOTORS", "REAL", "motor"]
+
 MOTORS: Final[dict[str, DCMotor]] = {**IDEAL, **REAL}
 """Motors by name."""
 
