@@ -123,22 +123,17 @@ def stride(p: Array, mode: int, v: float, load: float, x: Array, h: float, d: Ar
     """One step of h seconds from x, whose slope is d; into room[0], and the slope there into room[1]."""
     y, k, total = room[0], room[1], room[2]
     for j in range(8):
-        total[j] = d[j]
-        y[j] = x[j] + 0.5 * h * d[j]
-    slope(p, mode, v, load, y, k)
-    for j in range(8):
-        total[j] += 2.0 * k[j]
-        y[j] = x[j] + 0.5 * h * k[j]
-    slope(p, mode, v, load, y, k)
-    for j in range(8):
-        total[j] += 2.0 * k[j]
-        y[j] = x[j] + h * k[j]
-    slope(p, mode, v, load, y, k)
-    for j in range(8):
-        y[j] = x[j] + h / 6.0 * (total[j] + k[j])
-    if mode == 0:
-        y[1] = 0.0
-    slope(p, mode, v, load, y, k)
+        k[j] = d[j]
+        total[j] = 0.0
+    for stage in range(4):  # weights 1, 2, 2, 1 of sixths; the next at 1/2, 1/2, 1 of the step
+        weight = 2.0 if stage == 1 or stage == 2 else 1.0
+        part = h if stage == 2 else 0.5 * h
+        for j in range(8):
+            total[j] += weight * k[j]
+            y[j] = x[j] + (h / 6.0 * total[j] if stage == 3 else part * k[j])
+        if mode == 0:
+            y[1] = 0.0
+        slope(p, mode, v, load, y, k)
 
 
 @njit(nogil=True)
