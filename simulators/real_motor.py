@@ -233,17 +233,18 @@ MOTORS: Final = {
         ripple=Ripple(cogging=2e-4, commutation=0.0125),
         stribeck=Stribeck(stiction=0.4, speed=5.0, asymmetry=0.1),
         winding=Winding(resistance=12.0, time_constant=40.0),
-        shaft=Shaft(rotor_inertia=1.4e-6, stiffness=1.5, damping=1.4e-4),
+        shaft=Shaft(rotor_inertia=1.4e-6, stiffness=31.0, damping=4e-4),
         driver=Driver(dead_time=0.3e-6, drop=0.1),
         sensing=Sensing(current_filter=1.5e-4, speed_filter=1e-3, delay=5e-4),
         source=(
             "qube-servo-3, and with it what its manual does not state, so all sizes are assumptions: a "
             "commutator of 7 segments, whose ripple is ±1.25 %; cogging of 1 % of the rated torque, that of "
             "a small iron armature (the maker's motor is coreless and has hardly any); breakaway 40 % above "
-            "sliding friction, 10 % asymmetry; 12 K/W and 40 s, of motors of 40 mm; a coupling that makes "
-            "rotor and disc swing at 170 Hz, damped by 5 %, without backlash as there is no gear; 0.3 µs of "
-            "dead time at 20 kHz and 24 V, and 0.1 V at the brushes; filters of 1 kHz for the current "
-            "and 160 Hz for the speed; readings late by half a sample period at 1 kHz."
+            "sliding friction, 10 % asymmetry; 12 K/W and 40 s, of motors of 40 mm; a steel shaft of 3 mm "
+            "by 20 mm, whose stiffness G π d⁴ / 32 l lets rotor and disc swing at 780 Hz, damped by 3 %; no "
+            "backlash, as there is no gear; 0.3 µs of dead time at 20 kHz and 24 V, and 0.1 V at the "
+            "brushes; filters of 1 kHz for the current and 160 Hz for the speed; readings late by half a "
+            "sample period at 1 kHz."
         ),
     ),
 }
