@@ -28,7 +28,9 @@ from simulators.quick_motor import quick
 from simulators.real_flow import RealSolver, states
 from simulators.real_motor import EFFECTS
 from simulators.simulate import Solver
+from twin.cli.plant import open_plant
 from twin.errors import ConfigError
+from twin.settings import load
 
 DT = 1e-3
 Array = NDArray[np.float64]
@@ -233,3 +235,21 @@ def test_simulate_and_quick_repeat_each_other_through_a_scenario() -> None:
 def test_a_real_motor_does_not_become_an_ideal_one() -> None:
     with pytest.raises(ConfigError, match="changes of one kind"):
         quick(real(), 100, changes=[(50, motor())])
+
+
+def test_the_command_line_simulates_it_with_its_observer() -> None:
+    settings = {
+        "motor": "qube-servo-3-real",
+        "without": ["driver"],
+        "duration": 1.0,
+        "parameters": ["resistance=9"],
+    }
+    source = open_plant(load(None, plant=settings))
+    assert source.floor is not None
+    floor, samples = source.floor(), list(source.samples)
+    for sample in samples:
+        floor.observe(sample)
+    assert len(samples) == 1000
+    assert floor.rms(800)["current"] < 1.2 * SensorNoise.of(real()).current_rms
+    with pytest.raises(ConfigError, match="--without driver: maxon-re25 is ideal"):
+        open_plant(load(None, plant={"motor": "maxon-re25", "without": ["driver"]}))

@@ -123,7 +123,7 @@ def by_output(values: Array) -> dict[str, float]:
 def excess_share(corrected: dict[str, Any], alone: dict[str, Any]) -> float:
     """How much of the excess over the floor of a model alone is left of it when it is corrected.
 
-    >>> excess_share({"ratio": {"current": 2.0, "speed": 1.1}}, {"ratio": {"current": 5.0, "speed": 1.4}})
+    >>> excess_share({"ratio": {"current": 2.0, "speed": 1.125}}, {"ratio": {"current": 5.0, "speed": 1.5}})
     0.25
     """
     shares = ((corrected["ratio"][name] - 1) / (alone["ratio"][name] - 1) for name in OUTPUTS)
