@@ -50,6 +50,18 @@ HELD_OUT_SHARE: Final = 0.1
 """Share of the segments, the newest, on which the correction is validated."""
 DRIFTING_WEIGHT: Final = 0.25
 """Of their loss, beside 0.5 of the errors one step ahead."""
+LONG_RUNS: Final = 32
+"""Free runs over the history by which a correction is seen to stay within bounds."""
+LONG_SAMPLES: Final = 1_000
+"""Samples of each."""
+WARM_SAMPLES: Final = 100
+"""Samples before each, which are measured."""
+MAX_LONG_RATIO: Final = 4.0
+"""Mean squared error of these over that of the motor alone: with more, a correction runs away."""
+WEAKENED: Final = 0.8
+"""What is left each time of a correction that does not."""
+MAX_WEAKENED: Final = 4
+"""Times, before nothing is left of it."""
 MAX_ERROR_RATIO: Final = 0.999
 """Mean squared error with the correction over that without, on held-out segments; above it, it becomes
 zero."""
@@ -192,10 +204,36 @@ class Hybrid:
             nn.utils.clip_grad_norm_(core.parameters(), 1.0)
             optimiser.step()
             yield (step + 1) / REFIT_STEPS
+        self._tame(stretches)
         if not self._share(x[kept:], left[kept:]) < MAX_ERROR_RATIO:
-            with torch.no_grad():
-                core.readout.weight.zero_()
-                core.readout.bias.zero_()
+            self._weaken(0.0)
+
+    def _tame(self, stretches: Sequence[Array]) -> None:
+        """Weaken a correction with which long free runs go far astray: there it feeds on itself."""
+        long = WARM_SAMPLES + LONG_SAMPLES
+        pieces = [z[at : at + long] for z in stretches for at in _starts(len(z), long)]
+        if not pieces:
+            return
+        z = np.stack([pieces[k] for k in np.linspace(0, len(pieces) - 1, LONG_RUNS).astype(int)])
+        alone = self._missed(z, self.motor.free_runs(z, WARM_SAMPLES))
+        self.correction.core.eval()
+        for _ in range(MAX_WEAKENED):
+            if not (self._missed(z, self.free_runs(z, WARM_SAMPLES)) > MAX_LONG_RATIO * alone).any():
+                return
+            self._weaken(WEAKENED)
+        self._weaken(0.0)
+
+    @staticmethod
+    def _missed(z: Array, run: Array) -> Array:
+        """Mean squares (P,) of free runs of segments z; infinite where one ran away."""
+        found = np.square(run.astype(np.float64) - z[:, WARM_SAMPLES:, 1:]).mean((0, 1))
+        return np.where(np.isfinite(found), found, np.inf)
+
+    @torch.no_grad()
+    def _weaken(self, share: float) -> None:
+        """Leave so much of the correction."""
+        self.correction.core.readout.weight.mul_(share)
+        self.correction.core.readout.bias.mul_(share)
 
     def _scaled(self, x: Array, left: Array) -> tuple[Tensor, Tensor]:
         """Pieces (B, T, F) and (B, T, P) as the core sees them, outliers limited."""
@@ -250,6 +288,6 @@ class Hybrid:
             yield answers[start : start + SEGMENT_SAMPLES], left[start : start + SEGMENT_SAMPLES]
 
 
-def _starts(samples: int) -> range:
+def _starts(samples: int, length: int = SEGMENT_SAMPLES) -> range:
     """Where segments begin in a stretch of so many samples, each with one sample more behind it."""
-    return range(0, samples - SEGMENT_SAMPLES, SEGMENT_SAMPLES)
+    return range(0, samples - length, length)
