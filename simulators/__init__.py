@@ -7,8 +7,10 @@
 dict_keys(['current', 'speed'])
 """
 
-from simulators.dc_motor import MOTORS, DCMotor, motor
+from simulators.dc_motor import DCMotor
+from simulators.motors import MOTORS, motor
 from simulators.plant import Plant
+from simulators.real_motor import RealMotor
 from simulators.recorded import Recording
 from simulators.scenario import Scenario
 from simulators.sensors import SensorNoise
@@ -19,6 +21,7 @@ __all__ = [
     "MOTORS",
     "DCMotor",
     "Plant",
+    "RealMotor",
     "Recording",
     "Scenario",
     "SensorNoise",

@@ -15,7 +15,7 @@ through zero at standstill and at breakaway, `simulate` finds its root, and `swi
 So a standing motor stays where it is, nothing chatters, and sgn is never smeared by a tanh. Breakaway and
 sliding friction are equal.
 
->>> motor("qube-servo-3").stall_torque(10.0)  # N·m
+>>> MOTORS["qube-servo-3"].stall_torque(10.0)  # N·m
 0.05626...
 """
 
@@ -107,6 +107,14 @@ class DCMotor:
     def quickest(self) -> float:
         """The electrical time constant, s, as long as it is the shorter one."""
         return min(self.electrical_time_constant, self.mechanical_time_constant)
+
+    @property
+    def half_swing(self) -> float:
+        """π / |Im λ| of the poles λ, s: a speed turns once in that time; inf: real poles."""
+        a, d = self.resistance / self.inductance, self.viscous_friction / self.inertia
+        coupling = self.torque_constant * self.back_emf / (self.inductance * self.inertia)
+        square = coupling - (a - d) ** 2 / 4
+        return math.pi / math.sqrt(square) if square > 0 else math.inf
 
     def spec(self, dt: float) -> Spec:
         """One input, the voltage; two outputs, current and speed. The load torque is not measured."""
@@ -215,7 +223,7 @@ PARAMETER_UNITS: Final = {
 """Every numeric parameter of a motor with its unit."""
 
 DEFAULT_MOTOR: Final = "qube-servo-3"
-"""The motor that runs when none is named."""
+"""The motor of the theory, where none is named; `twin.defaults.MOTOR` is what the commands simulate."""
 
 MOTORS: Final = {
     "qube-servo-3": DCMotor(
@@ -284,15 +292,4 @@ MOTORS: Final = {
         figures=(Figure("torque_constant", None, 16.0 / 97.0, 0.005),),  # rated torque / rated current
     ),
 }
-"""Motors by name."""
-
-
-def motor(name: str = DEFAULT_MOTOR) -> DCMotor:
-    """A motor by its name.
-
-    Raises:
-        ConfigError: there is none of that name; the message lists the names.
-    """
-    if name not in MOTORS:
-        raise ConfigError(f"no motor is called {name!r}; known are {', '.join(MOTORS)}")
-    return MOTORS[name]
+"""Motors by name; `simulators.motors` has the real ones too."""

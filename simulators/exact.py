@@ -109,30 +109,47 @@ def breakaway(p: Array, i: float, v: float, load: float) -> float:
 
 
 @njit(nogil=True)
+def turn(p: Array, rate: float, jerk: float) -> float:
+    """When a moving motor's speed has its first minimum, s after now; inf: never.
+
+    `rate` and `jerk` are dω/dt and d²ω/dt² now. The rate is
+    e^{st} (rate cosh qt + (jerk - s rate)/q sinh qt) with s and q of `transition`, with cos and sin where
+    the poles are complex: then it has a zero in every half period, and the first minimum is the deepest,
+    since the swing dies away.
+    """
+    a, b, c, d = -p[0] / p[1], -p[3] / p[1], p[2] / p[4], -p[5] / p[4]
+    s = 0.5 * (a + d)
+    square = s * s - (a * d - b * c)
+    lean = jerk - s * rate
+    if square < 0.0:
+        q = math.sqrt(-square)
+        phase = math.atan2(-rate * q, lean)  # the rate is a sine of q t less this
+        if phase < 0.0:  # it rises now, to a maximum, and has a minimum one period after that zero
+            phase += 2 * math.pi
+        return float(phase / q)
+    if rate >= 0.0:
+        return math.inf
+    if square == 0.0:
+        return -rate / lean if lean > 0.0 else math.inf
+    q = math.sqrt(square)
+    if lean <= -rate * q:
+        return math.inf
+    return 0.5 / q * math.log((lean - rate * q) / (lean + rate * q))
+
+
+@njit(nogil=True)
 def standstill(p: Array, i: float, w: float, v: float, load: float, mode: int, dt: float) -> float:
     """When a motor that moves in the direction `mode` stops within dt seconds, s; inf: it does not.
 
-    The speed may also dip through zero and come back: that is looked for where its first tangent reaches
-    zero, as in `simulate`.
+    The speed may also dip through zero and come back within that time: it does so before its first minimum,
+    or never. Up to there it turns from rising to falling at most, so that zero is crossed once.
     """
     torque = load + mode * p[6]
-    i_end, w_end = flow(p, i, w, v, torque, dt)
-    low, high = 0.0, dt
-    if mode * w_end >= 0.0:
-        rate = mode * (p[2] * i - p[5] * w - torque) / p[4]
-        if mode * w + rate * dt >= 0.0 or mode * (p[2] * i_end - p[5] * w_end - torque) <= 0.0:
-            return math.inf
-        bottom = dt
-        for _ in range(MAX_HALVINGS):  # the speed falls at `low` and rises at `bottom`
-            middle = 0.5 * (low + bottom)
-            i_mid, w_mid = flow(p, i, w, v, torque, middle)
-            if mode * (p[2] * i_mid - p[5] * w_mid - torque) < 0.0:
-                low = middle
-            else:
-                bottom = middle
-        if mode * flow(p, i, w, v, torque, bottom)[1] >= 0.0:
-            return math.inf
-        low, high = 0.0, bottom
+    rate = mode * (p[2] * i - p[5] * w - torque) / p[4]
+    slope = (v - p[0] * i - p[3] * w) / p[1]
+    low, high = 0.0, min(turn(p, rate, (mode * p[2] * slope - p[5] * rate) / p[4]), dt)
+    if mode * flow(p, i, w, v, torque, high)[1] >= 0.0:
+        return math.inf
     if mode * w <= 0.0:  # it has only just begun: look for the end after its beginning
         low = 1e-9 * dt
         if mode * flow(p, i, w, v, torque, low)[1] <= 0.0:
@@ -143,7 +160,7 @@ def standstill(p: Array, i: float, w: float, v: float, load: float, mode: int, d
             low = middle
         else:
             high = middle
-    return high
+    return float(high)
 
 
 @njit(nogil=True)

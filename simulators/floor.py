@@ -28,13 +28,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulators.dc_motor import DCMotor
-from simulators.exact import row
+from simulators.exact import advance, row
 from simulators.kalman import follow
 from simulators.scenario import Scenario
 from simulators.sensors import SensorNoise
@@ -91,6 +91,33 @@ class LoadStatistics:
         return cls.of(np.array([load(k * dt) for k in range(count)]), dt)
 
 
+def reading_variances(motor: DCMotor, noise: SensorNoise) -> Array:
+    """(2,): of current and speed, the encoder's whole edges apart. Never quite zero."""
+    full = motor.stall_current(motor.rated_voltage), motor.rated_voltage / motor.back_emf
+    quantum = 2 * noise.current_range / 2**noise.current_bits if noise.current_bits else 0.0
+    uniform = quantum**2 / 12  # variance of rounding
+    read = np.array([noise.current_rms**2 + uniform, noise.speed_rms**2])
+    found: Array = np.maximum(read, (_IDEAL_NOISE_SHARE * np.array(full)) ** 2)
+    return found
+
+
+def load_variances(motor: DCMotor, load: LoadStatistics, dt: float, jumping: bool = False) -> Array:
+    """(4,): of the load, of its step, jumps included unless they are `jumping` by themselves; of a jump; and
+    its probability."""
+    least = _IDEAL_NOISE_SHARE * motor.rated_torque
+    walk = load.walk if jumping else math.hypot(load.walk, math.sqrt(load.jumps) * load.jump_rms)
+    return np.array([max(load.rms, least) ** 2, max(walk, least * dt) ** 2, load.jump_rms**2, load.jumps])
+
+
+class Observer(Protocol):
+    """What observes a motor whose parameters it knows: `Floor`, and that of a real motor."""
+
+    motor: DCMotor
+
+    def errors(self, z: Array) -> Array:
+        """As `Floor.errors`."""
+
+
 class Floor:
     """The best observer of a motor, fed with the samples (T, 3) that the twin gets.
 
@@ -113,17 +140,9 @@ class Floor:
     ) -> None:
         self.dt = dt
         self._motor, self._p = motor, row(motor)
-        full = motor.stall_current(motor.rated_voltage), motor.rated_voltage / motor.back_emf
-        quantum = 2 * noise.current_range / 2**noise.current_bits if noise.current_bits else 0.0
-        uniform = quantum**2 / 12  # variance of rounding
-        read = np.array([noise.current_rms**2 + uniform, noise.speed_rms**2])
-        self._r = np.maximum(read, (_IDEAL_NOISE_SHARE * np.array(full)) ** 2)
+        self._r = reading_variances(motor, noise)
         self._encoder = np.array([noise.encoder_counts, noise.clock])
-        least = _IDEAL_NOISE_SHARE * motor.rated_torque
-        walk = load.walk if jumps else math.hypot(load.walk, math.sqrt(load.jumps) * load.jump_rms)
-        self._load = np.array(
-            [max(load.rms, least) ** 2, max(walk, least * dt) ** 2, load.jump_rms**2, load.jumps]
-        )
+        self._load = load_variances(motor, load, dt, jumps > 0)
         self.expected = np.zeros(3)
         """(i, ω, τ_L) of the next sample: A, rad/s, N·m."""
         self._calm = np.zeros(3)  # the same if the load never jumped
@@ -154,11 +173,19 @@ class Floor:
         follow(self._p, self._r, self._encoder, self._load, self.dt, np.ascontiguousarray(z), *state, errors)
         return errors
 
+    def foresee(self, volts: Array, load: Array) -> Array:
+        """Outputs (T, 2) from the next sample on, under voltages and loads (T,): what it expects of them."""
+        (i, w), run = self.expected[:2].tolist(), np.empty((len(volts), 2))
+        for k in range(len(volts)):
+            run[k] = i, w
+            i, w = advance(self._p, i, w, volts[k], load[k], self.dt)
+        return run
+
 
 class StreamFloor:
-    """The errors of a `Floor` over the last samples of a stream; it is told what the scenario changes."""
+    """The errors of an observer over the last samples of a stream; it is told what the scenario changes."""
 
-    def __init__(self, floor: Floor, scenario: Scenario | None = None) -> None:
+    def __init__(self, floor: Observer, scenario: Scenario | None = None) -> None:
         self.floor = floor
         self.scenario = scenario or Scenario()
         self._motor, self._drifted = floor.motor, dict[str, float]()

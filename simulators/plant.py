@@ -41,6 +41,12 @@ class Plant(Protocol):
         """Shortest time constant, s: where an integrator begins to look for its step."""
         ...
 
+    @property
+    def half_swing(self) -> float:
+        """Time, s, in which a margin turns at most once: half a period of the quickest oscillation, inf where
+        there is none."""
+        ...
+
     def spec(self, dt: float) -> Spec:
         """Names and units of the measured signals at a sample time of `dt` seconds."""
         ...

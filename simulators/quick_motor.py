@@ -1,8 +1,9 @@
 """Hours of the simulated motor in seconds: arrays instead of samples, about 1 µs each.
 
-The truth is `simulators.exact`, the sensors are those of `simulators.sensors` with the same noise for the
-same seed, so that a quick run repeats what `simulate` yields, but for rounding. Signals are Python functions
-of the time, three quarters of the work: they are evaluated once and kept.
+The truth is `simulators.exact`, of a real motor `simulators.real_flow`, which takes 15 µs; the sensors are
+those of `simulators.sensors` with the same noise for the same seed, so that a quick run repeats what
+`simulate` yields, but for rounding. Signals are Python functions of the time, three quarters of the work of
+an ideal motor: they are evaluated once and kept.
 
 >>> from simulators import motor
 >>> quick(motor(), 1000).z.shape
@@ -21,9 +22,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from simulators import DCMotor, SensorNoise, default_load, default_voltage, signal
+from simulators import DCMotor, RealMotor, SensorNoise, default_load, default_voltage, signal
 from simulators.exact import advance, row
+from simulators.real_flow import states
 from simulators.sensors import STANDSTILL_SEC
+from twin.errors import ConfigError
 
 Array = NDArray[np.float64]
 
@@ -43,7 +46,7 @@ class Stream:
     load: Array
     """(T,) load torque in N·m, held like the voltage."""
     x: Array
-    """(T, 2) true current in A and speed in rad/s."""
+    """(T, 2) true current in A and speed in rad/s, before filters and delays."""
 
 
 def quick(
@@ -71,10 +74,17 @@ def quick(
             (load, default_load(motor), seed + 1),
         )
     )
-    plants = [(0, motor), *changes]
-    starts = np.array([start for start, _ in plants], np.int64)
-    x = _truth(np.array([row(plant) for _, plant in plants]), starts, v, torque, dt)
-    return Stream(np.column_stack([v, measured(x, noise or SensorNoise.of(motor), dt, seed)]), torque, x)
+    plants = [motor, *(plant for _, plant in changes)]
+    starts = np.array([0, *(start for start, _ in changes)], np.int64)
+    real = [plant for plant in plants if isinstance(plant, RealMotor)]
+    if not real:
+        x = shown = _truth(np.array([row(plant) for plant in plants]), starts, v, torque, dt)
+    elif len(real) == len(plants):
+        every = states(real, starts, v, torque, dt)
+        x, shown = every[:, :2], every[:, -2:]
+    else:
+        raise ConfigError("a motor becomes a real one, or the other way round: give changes of one kind")
+    return Stream(np.column_stack([v, measured(shown, noise or SensorNoise.of(motor), dt, seed)]), torque, x)
 
 
 @lru_cache(maxsize=16)
@@ -106,7 +116,7 @@ def ramp(
 
 
 def measured(x: Array, noise: SensorNoise, dt: float, seed: int) -> Array:
-    """What the sensors read (T, 2) of the truth x (T, 2), as `SensorNoise.reader` would, sample by sample."""
+    """What the sensors read (T, 2) of what they are shown, x (T, 2), as `SensorNoise.reader` would."""
     rng = np.random.default_rng([seed, 0x5E45])
     blocks = rng.standard_normal((math.ceil(len(x) / NOISE_BLOCK_SAMPLES), NOISE_BLOCK_SAMPLES, 2))
     draws = blocks[:, ::-1].reshape(-1, 2)[: len(x)]  # the reader takes each block from its end

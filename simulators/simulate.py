@@ -4,9 +4,10 @@ The integrator is SciPy's `ode` with `dop853`, the explicit Runge-Kutta method o
 Nørsett and Wanner (I, II.5). It is a one-step method, so beginning anew at every jump of the inputs costs
 nothing. The size of its first step is given, which saves evaluations, and one solver object serves a whole
 run, which makes a sample several times cheaper than calling `solve_ivp`. Between samples everything is
-smooth except where a mode ends; that instant is located (II.6) and the integration goes on from there.
+smooth except where a mode ends; that instant is located (II.6) and the integration goes on from there. A real
+motor has twelve states, for which this is too slow: `simulators.real_flow` is its solver.
 
->>> from simulators.dc_motor import motor
+>>> from simulators.motors import motor
 >>> from simulators.signals import signal
 >>> samples = simulate(motor(), voltage=signal("step:10"), load=signal("const:0"), duration=1.0, noise=None)
 >>> last = list(samples)[-1]
@@ -28,6 +29,8 @@ from scipy.optimize import brentq
 
 from simulators.dc_motor import DCMotor
 from simulators.plant import Plant, Rhs, Vector
+from simulators.real_flow import RealSolver
+from simulators.real_motor import RealMotor
 from simulators.scenario import Scenario
 from simulators.sensors import SensorNoise
 from simulators.signals import Signal
@@ -83,7 +86,8 @@ def _samples(
     read: Callable[[dict[str, float]], dict[str, float]],
     scenario: Scenario,
 ) -> Iterator[Sample]:
-    solver, suffer = Solver(), scenario.suffer()
+    solver = RealSolver() if isinstance(motor, RealMotor) else Solver()
+    suffer = scenario.suffer()
     plant, drifted = motor, dict[str, float]()
     x = motor.initial
     for k in turns:
@@ -114,16 +118,19 @@ class Solver:
         Raises:
             ConfigError: the equations are too stiff for an explicit method.
         """
-        mode = plant.mode(x, u)
-        for _ in range(MAX_MODE_SWITCHES):
+        mode, switches = plant.mode(x, u), 0
+        while True:
+            part = min(dt, plant.half_swing)
             flow = self._flow(plant, x, u, mode)
-            end = flow(dt)
-            at = _mode_end(plant, u, mode, flow, dt, end)
-            if at is None:
-                break
-            x, mode = plant.switch(flow(at), u, mode)
-            dt -= at
-        return end
+            end = flow(part)
+            at = _mode_end(plant, u, mode, flow, part, end) if switches < MAX_MODE_SWITCHES else None
+            if at is not None:
+                x, mode = plant.switch(flow(at), u, mode)
+                dt, switches = dt - at, switches + 1
+            elif part < dt:
+                x, dt = end, dt - part
+            else:
+                return end
 
     def _slope(self, t: float, x: NDArray[np.float64]) -> Vector:
         """The one right-hand side that SciPy is given: dop853 of SciPy 1.17 never lets go of a function that
@@ -169,16 +176,16 @@ def _mode_end(
 ) -> float | None:
     """When the mode ends within `dt` seconds, or None.
 
-    The margin falls below zero and stays there, or dips below zero and comes back. A dip is looked for only
-    where the tangent at the start reaches zero: with real time constants the rate of a speed that turns
-    from falling to rising, times the exponential of the slow one, only rises, so it never falls faster than
-    at the start.
+    The margin falls below zero and stays there, or dips below zero and comes back: within half a swing of the
+    plant it turns once at most, so a dip is where it falls at the start and rises at the end.
     """
     before, rate = plant.margin(flow(0.0), u, mode)
     after, rate_after = plant.margin(end, u, mode)
     low, high = 0.0, dt
     if after >= 0:
-        if before + rate * dt >= 0 or rate_after <= 0:
+        if rate >= 0 or rate_after <= 0:
+            return None
+        if plant.margin(flow(dt), u, mode)[1] <= 0:  # the solver's steps are others from the start anew
             return None
         high = brentq(lambda t: plant.margin(flow(t), u, mode)[1], 0.0, dt, xtol=1e-15)
         if plant.margin(flow(high), u, mode)[0] > -ATOL:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulators.dc_motor import MOTORS, PARAMETER_UNITS, DCMotor, motor
+from simulators.dc_motor import MOTORS, PARAMETER_UNITS, DCMotor
+from simulators.motors import motor
 from simulators.plant import Plant, Vector
 from simulators.simulate import Solver
 from twin.errors import ConfigError

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from benchmarks.fidelity import benchmark as fidelity
-from benchmarks.fidelity import growth, stream
+from benchmarks.fidelity import growth, real, stream
 from benchmarks.fidelity.kalman import floor_errors, floor_free_runs, floor_of
 from benchmarks.fidelity.linear_models import ARX, Subspace
 from benchmarks.fidelity.live import Live, alone
@@ -181,3 +181,17 @@ def test_the_frame_runs_the_parts_that_are_there(
     pytest.importorskip("matplotlib")
     pictures = fidelity.plot(result.details, tmp_path)
     assert len(pictures) == 2 and all(picture.stat().st_size > 1000 for picture in pictures)
+
+
+def test_excess_over_the_floor_of_a_real_motor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real, "QUICK", {"stream": 5.0, "seeds": (31,)})
+    console = Console(width=160, record=True)
+    result = real.measure(console, quick=True, data=None)
+    json.dumps(result.plain(), allow_nan=False)
+    console.print(real.table(result.details))
+    assert "qube-servo-3-real" in console.export_text()
+    physics = result.details["ways"]["physics"]["31"]
+    assert min(physics["ratio"].values()) > 1.2  # the model does not know all of it
+    assert result.details["limits"]["31"]["1 s"]["speed"] > physics["1 s"]["speed"]
+    assert result.summary["hybrid_excess_share"] > 0
+    assert result.subjects["hybrid"] == Subject("hybrid", "compiled", 1)

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.linalg import solve_discrete_are
 
-from simulators import MOTORS, Scenario, SensorNoise, default_load, motor, signal
+from simulators import Scenario, SensorNoise, default_load, motor, signal
+from simulators.dc_motor import MOTORS
 from simulators.exact import advance, row, tangent, transition
 from simulators.floor import Floor, LoadStatistics, StreamFloor
 from simulators.quick_motor import quick

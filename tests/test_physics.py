@@ -15,7 +15,8 @@ import pytest
 import scipy.linalg
 import torch
 
-from simulators import MOTORS, DCMotor, Scenario, SensorNoise, default_load, default_voltage, motor, signal
+from simulators import DCMotor, Scenario, SensorNoise, default_load, default_voltage, motor, signal
+from simulators.dc_motor import MOTORS
 from simulators.quick_motor import quick
 from simulators.scenario import Drift
 from simulators.simulate import Solver, simulate

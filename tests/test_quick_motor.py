@@ -9,7 +9,6 @@ import pytest
 from numpy.typing import NDArray
 
 from simulators import (
-    MOTORS,
     DCMotor,
     Scenario,
     SensorNoise,
@@ -19,6 +18,7 @@ from simulators import (
     signal,
     simulate,
 )
+from simulators.dc_motor import MOTORS
 from simulators.quick_motor import measured, quick, ramp, sampled
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulators.dc_motor import motor
+from simulators.motors import motor
 from simulators.scenario import DRIFTING_PARAMETERS, Scenario
 from twin.errors import ConfigError
 

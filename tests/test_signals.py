@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulators.dc_motor import motor
+from simulators.motors import motor
 from simulators.signals import SIGNALS, default_load, default_voltage, signal
 from twin.errors import ConfigError
 

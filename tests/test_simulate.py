@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
-from simulators.dc_motor import MOTORS, DCMotor, motor
+from simulators.dc_motor import MOTORS, DCMotor
+from simulators.motors import motor
 from simulators.plant import Vector
 from simulators.scenario import Scenario
 from simulators.sensors import SensorNoise

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from twin.address import endpoint
-from twin.defaults import ADAPT, BACKEND, WINDOW
+from twin.defaults import ADAPT, BACKEND, MOTOR, WINDOW
 from twin.families import AUTO, FAMILIES, OWN, RECURSIVE
 
 
@@ -59,8 +59,11 @@ class PlantConfig(Section):
 
     plant: Literal["dc-motor", "recorded"] = "dc-motor"
     """What to observe: a simulated motor, or a recording (then --file, --inputs, --outputs)."""
-    motor: str = "qube-servo-3"
+    motor: str = MOTOR
     """Which motor to simulate; a wrong name lists the known ones."""
+    without: list[str] = []
+    """Effects of a real motor to leave out: ripple, stribeck, winding, shaft, driver or sensing (may be
+    repeated)."""
     parameters: list[str] = []
     """Other motor parameters, NAME=VALUE in SI units, e.g. resistance=8.4 (may be repeated)."""
     voltage: str = ""

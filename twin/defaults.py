@@ -10,3 +10,5 @@ ADAPT: Final = True
 """Whether a model learns from every sample, between the refits."""
 BACKEND: Final = "compiled"
 """The way to run a step."""
+MOTOR: Final = "qube-servo-3"
+"""The motor that is simulated."""

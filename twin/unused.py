@@ -13,7 +13,7 @@ from twin.errors import ConfigError
 from twin.families import AUTO, FAMILIES, NETWORK, Cell, Family, family_of
 
 RECORDED: Final = ("file", "inputs", "outputs", "dt")
-SIMULATED: Final = ("motor", "parameters", "voltage", "load", "noise", "rate", "scenario", "seed")
+SIMULATED: Final = ("motor", "without", "parameters", "voltage", "load", "noise", "rate", "scenario", "seed")
 SIZES: Final = {"hidden_size": "hidden_size", "layers": "layers", "taps": "taps", "sequence_length": "window"}
 """Settings of the trainer, and what a family's sizes call them."""
 STEPS: Final = ("steps", "batch", "learning_rate")

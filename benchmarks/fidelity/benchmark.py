@@ -3,6 +3,7 @@
 - `stream`: ratio to the Kalman floor while it streams, from scratch and after changes of the motor.
 - `growth`: every family as training data grow, beside ARX and a subspace model.
 - `training`: what training gives networks, offline in a stated CPU time and live within a minute.
+- `real`: a motor that is more than the equations of its model.
 - `recordings`: real recordings with their own splits and metrics; with `--data DIR`, where they lie.
 - `change`: a stream of one real motor that becomes another.
 - `alarms`: coverage of the intervals, delays and false alarms.
@@ -27,7 +28,7 @@ from benchmarks.rounds import interleave
 from benchmarks.subject import Subject
 from twin.errors import TwinError
 
-PARTS: Final = ("stream", "growth", "training", "bank", "recordings", "change", "alarms")
+PARTS: Final = ("stream", "growth", "training", "bank", "real", "recordings", "change", "alarms")
 
 
 class Part(Protocol):

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from simulators import DCMotor, SensorNoise, default_load, signal
-from simulators.exact import advance, row
-from simulators.floor import Floor, LoadStatistics
+from simulators.floor import Floor, LoadStatistics, Observer
 from simulators.quick_motor import Array, Changes, sampled
+from simulators.real_floor import RealFloor, best_observer
 
 HYPOTHESES = 8
 """Of a jump of the load, for the floor of those who know that it jumps."""
@@ -31,13 +31,13 @@ def autocorrelation(load: Array) -> Array:
     return found
 
 
-def floor_of(motor: DCMotor, dt: float, *, jumps: int = 0) -> Floor:
+def floor_of(motor: DCMotor, dt: float, *, jumps: int = 0) -> Floor | RealFloor:
     """The best observer of a motor with its usual sensors under its default load."""
     load = LoadStatistics.of_signal(signal(default_load(motor), seed=2), dt)
-    return Floor(motor, dt, SensorNoise.of(motor), load, jumps=jumps)
+    return best_observer(motor, dt, SensorNoise.of(motor), load, jumps=jumps)
 
 
-def floor_errors(floor: Floor, z: Array, changes: Changes = ()) -> Array:
+def floor_errors(floor: Observer, z: Array, changes: Changes = ()) -> Array:
     """Errors (T, 2) of an observer to whom every change of the motor is told."""
     errors = []
     for (start, motor), (end, _) in zip(
@@ -48,21 +48,19 @@ def floor_errors(floor: Floor, z: Array, changes: Changes = ()) -> Array:
     return np.concatenate(errors)
 
 
-def floor_free_runs(floor: Floor, z: Array, starts: Iterable[int], horizon: int) -> dict[int, Array]:
+def floor_free_runs(
+    floor: Floor | RealFloor, z: Array, starts: Iterable[int], horizon: int
+) -> dict[int, Array]:
     """By sample: the outputs (H, 2) foreseen from it on, with the inputs known.
 
     The load is believed to fade from its estimate as its autocorrelation says, which beats holding it: by 1
     to 2 % of fit over 1 s, and over 10 s, where nothing of it is left, by more.
     """
-    runs, seen, p = {}, 0, row(floor.motor)
+    runs, seen = {}, 0
     fading = autocorrelation(sampled(default_load(floor.motor), 2, floor.dt, LOOK))[:horizon]
     for start in starts:
         floor.errors(z[seen:start])
         seen = start
-        i, w, load = floor.expected.tolist()
-        run = np.empty((horizon, 2))
-        for j in range(horizon):
-            run[j] = i, w
-            i, w = advance(p, i, w, z[start + j, 0], fading[j] * load, floor.dt)
-        runs[start] = run
+        volts = np.ascontiguousarray(z[start : start + horizon, 0])
+        runs[start] = floor.foresee(volts, fading * floor.expected[-1])
     return runs

@@ -15,6 +15,9 @@ from twin.families import FILTER_SIZE, MOTOR, NETWORK, divided, motor_sizes, net
 from twin.messages import Spec
 from twin.predictor import Predictor, check_shape
 
+READOUT = "core.readout.weight", "core.readout.bias"
+"""What is zero in a network that corrects nothing."""
+
 
 class HybridPredictor:
     """The `Predictor` of both, one after the other."""
@@ -23,6 +26,7 @@ class HybridPredictor:
 
     def __init__(self, checkpoint: Checkpoint, motor: MotorPredictor, net: Predictor) -> None:
         self._checkpoint, self._motor, self._net = checkpoint, motor, net
+        self._corrects = any(checkpoint.tensors[name].any() for name in READOUT)
         self.rows, self.number, self.sample = motor.rows, checkpoint.number, motor.sample
         self.y = self._y = np.zeros((motor.rows, len(checkpoint.spec.outputs)), np.float32)
 
@@ -33,12 +37,13 @@ class HybridPredictor:
 
     @property
     def adapting(self) -> bool:
-        """Whether a step may adapt the motor's parameters."""
+        """Whether a step may adapt the motor's parameters. Those of a motor that is corrected stand still:
+        the correction was learned for them, and what they cannot explain would lead them astray."""
         return self._motor.adapting
 
     @adapting.setter
     def adapting(self, adapting: bool) -> None:
-        self._motor.adapting = adapting
+        self._motor.adapting = adapting and not self._corrects
 
     @property
     def parameters(self) -> Mapping[str, tuple[float, float]]:

@@ -26,19 +26,23 @@ def works(config: Config, source: Source) -> list[Work]:
         SpecError: settings that ask for a family which this plant is not for.
     """
     import simulators
+    from simulators.dc_motor import DEFAULT_MOTOR
+    from simulators.motors import REAL
     from twin.service.prepare import Work, works
 
     found = works(config, source.spec)
     if source.floor is not None:
-        kernels = [Path(simulators.__file__).parent / name for name in ("exact.py", "kalman.py")]
+        names = ("exact.py", "kalman.py", "real_flow.py", "real_kalman.py")
+        kernels = [Path(simulators.__file__).parent / name for name in names]
         sources = hashlib.sha256(b"".join(path.read_bytes() for path in kernels)).hexdigest()
-        found.insert(1, Work("the plant's best observer", "twin.cli.plant:observe", sources=sources))
+        alike = next(iter(REAL)) if config.plant.motor in REAL else DEFAULT_MOTOR
+        found.insert(1, Work("the plant's best observer", "twin.cli.plant:observe", (alike,), sources))
     return found
 
 
-def observe() -> None:
-    """Make the best observer of the default motor: that of every motor has the same code."""
-    source = open_plant(load(None))
+def observe(motor: str) -> None:
+    """Make the best observer of a motor: that of all that are as ideal, or as real, has the same code."""
+    source = open_plant(load(None, plant={"motor": motor}))
     floor = source.floor() if source.floor is not None else None
     for sample in itertools.islice(source.samples, 3):
         if floor is not None:
@@ -69,11 +73,16 @@ def open_plant(config: Config) -> Source:
         recording = recording_of(Path(plant.file), names_of(plant.inputs), names_of(plant.outputs), plant.dt)
         steps = None if plant.duration is None else max(1, round(plant.duration / recording.spec.dt))
         return Source(recording.spec, itertools.islice(recording, steps))
-    from simulators import dc_motor, scenario, signals
+    from simulators import dc_motor, motors, scenario, signals
+    from simulators.real_motor import RealMotor
     from simulators.sensors import SensorNoise
     from simulators.simulate import simulate
 
-    motor = dc_motor.motor(plant.motor)
+    motor = motors.motor(plant.motor)
+    if plant.without:
+        if not isinstance(motor, RealMotor):
+            raise ConfigError(f"--without {plant.without[0]}: {motor.name} is ideal; leave it out")
+        motor = motor.without(*plant.without)
     if plant.parameters:
         motor = replace(motor, **_numbers(plant.parameters, dc_motor.PARAMETER_UNITS))  # type: ignore[arg-type]
     story = scenario.Scenario.load(plant.scenario) if plant.scenario else scenario.Scenario()
@@ -92,9 +101,10 @@ def open_plant(config: Config) -> Source:
     )
 
     def floor() -> Floor:
-        from simulators.floor import Floor, LoadStatistics, StreamFloor
+        from simulators.floor import LoadStatistics, StreamFloor
+        from simulators.real_floor import best_observer
 
-        return StreamFloor(Floor(motor, dt, noise, LoadStatistics.of_signal(load, dt)), story)
+        return StreamFloor(best_observer(motor, dt, noise, LoadStatistics.of_signal(load, dt)), story)
 
     return Source(
         motor.spec(dt), samples, lambda after, until: [c.text for c in story.between(after, until)], floor
