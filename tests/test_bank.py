@@ -92,9 +92,11 @@ def test_it_answers_as_its_equations_say() -> None:
     sizes = np.array([[0.1, 0.3], [0.02, 1.0], [0.05, 0.2]])
     answers = (following + sizes * random.normal(size=(400, 3, 2))).astype(np.float32)
     answers[200:, 1] += 0.5  # the best one becomes a bad one
-    _, mixed = guessing(answers)
+    mixture, mixed = guessing(answers)
     measured = Z[:400, INPUTS:].astype(np.float32).astype(np.float64)
     assert np.allclose(mixed, by_the_book(answers.astype(np.float64), measured), rtol=1e-5, atol=1e-6)
+    errors = measured[1:, None] - answers[:-1]
+    assert np.allclose(list(mixture.errors.values()), np.sqrt((errors**2).mean(axis=0)), rtol=1e-5)
 
 
 def test_each_output_has_its_own_best_and_a_member_that_gets_worse_is_left_within_samples() -> None:
@@ -378,6 +380,25 @@ def test_what_its_members_do_travels_as_a_message() -> None:
     assert isinstance(found, Members)
     assert found.models == {PERSISTENCE: 0, RECURSIVE: 0, "gru": 9}
     assert found.errors[RECURSIVE].keys() == set(SPEC.outputs)
+
+
+def test_a_change_is_told_of_once_and_a_disturbance_never() -> None:
+    """A step of the load looks like another plant for a while, but what is learned from it is no better."""
+    z = Z.copy()
+    z[2_000:, 1] *= 3.0
+    z[2_000:, 2] *= 0.4
+    twin = Twin(SPEC, window=50, recursive=True)
+    twin.refresh(trained("gru", 1))
+    found: list[tuple[int, str]] = []
+    for k, row in enumerate(z.tolist()):
+        twin.step(SPEC.sample(k, row))
+        twin.catch_up()
+        if k % 100 == 99:
+            found += [(k, name) for name in twin.bank.noticed()]
+    assert found and all(name == "gru" for _, name in found)
+    assert min(k for k, _ in found if k >= 2_000) < 2_400
+    assert len([k for k, _ in found if k >= 2_000]) <= 2
+    assert twin.bank.noticed() == []
 
 
 # -- the trainers ------------------------------------------------------------------------------------

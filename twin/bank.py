@@ -52,7 +52,7 @@ class Bank:
         self.active: Predictor | None = None
         """What answers: the only member, or the mixture of several."""
         self._window = window
-        self._changes_found: dict[str, int] = {}
+        self._trials: dict[str, tuple[int, float]] = {}
         self._trial = min(max(round(TRIAL_SEC / spec.dt), 2 * MIN_SHADOW_SAMPLES), MAX_TRIAL_SAMPLES)
         if recursive:
             from twin.backends.recursive import Recursive  # compiled
@@ -109,6 +109,20 @@ class Bank:
         if (mixture := self.mixture) is not None:
             mixture.reset(learned=False)
 
+    def noticed(self) -> list[str]:
+        """The members that have found another plant since they were asked last, by their own errors: what
+        they learned anew has done better than what they knew (`twin.kernels.rls`)."""
+        found = []
+        for name, member in self.members.items():
+            count, threshold, on_trial = getattr(member.active, "trial", (0, 0.0, False))
+            if on_trial:
+                continue
+            before, least = self._trials.get(name, (0, threshold))
+            if count > before and threshold <= least:
+                found.append(name)
+            self._trials[name] = count, threshold
+        return found
+
     def fork(self, before: Predictor | None = None) -> Predictor | None:
         """A copy of what makes forecasts now, in its present state; None where no trainer's model answers.
         One made `before`, no longer needed, may serve again."""
@@ -122,18 +136,6 @@ class Bank:
             return active.fork(1)
         before.take_over(active)
         return before
-
-    def changes_found(self) -> list[tuple[str, int]]:
-        """The members that have found a change of the plant since they were asked last, by their own errors
-        (`twin.kernels.rls`), and how many it were."""
-        found = []
-        for name, member in self.members.items():
-            count = getattr(member.active, "changes_found", 0)  # of those that detect any
-            before = self._changes_found.get(name, 0)
-            if count > before:
-                found.append((name, count - before))
-            self._changes_found[name] = count
-        return found
 
     # -- versions ------------------------------------------------------------------------------------
 

@@ -151,9 +151,9 @@ class Mixture(Blend):
     def __init__(self, spec: Spec, members: Mapping[str, Predictor]) -> None:
         outputs, at = len(spec.outputs), places(len(spec.outputs))
         self._memory = np.zeros(at.size)
-        self._weight, self._square, self._expected = (
+        self._weight, self._square, self._errors, self._expected = (
             self._memory[place : place + MAX_MEMBERS * outputs].reshape(MAX_MEMBERS, outputs)
-            for place in (at.weight, at.square, at.expected)
+            for place in (at.weight, at.square, at.told, at.expected)
         )
         self._seen = self._memory[at.seen : at.size]
         super().__init__({}, self._weight)
@@ -187,8 +187,9 @@ class Mixture(Blend):
             i = len(self.members)
             if i == MAX_MEMBERS:
                 raise SpecError(f"a bank has {MAX_MEMBERS} members at most; leave some out of --model")
-            self._square[i], self._expected[i], self._seen[i] = 0.0, np.nan, 0.0
-            self._weight[i] = 0.0
+            for table in (self._weight, self._square, self._errors, self._seen):
+                table[i] = 0.0
+            self._expected[i] = np.nan
         self.members[name] = predictor
         predictor.share(self.sample)
         self._lay_out()
@@ -200,7 +201,7 @@ class Mixture(Blend):
     def drop(self, name: str) -> None:
         """Leave a member out."""
         i, count = list(self.members).index(name), len(self.members)
-        for table in (self._weight, self._square, self._expected, self._seen):
+        for table in (self._weight, self._square, self._errors, self._expected, self._seen):
             table[i : count - 1] = table[i + 1 : count].copy()
         del self.members[name]
         self._lay_out()
@@ -241,7 +242,7 @@ class Mixture(Blend):
     @property
     def errors(self) -> dict[str, list[float]]:
         """Of each member, the RMSE of each output (P) over its newest samples, in the output's unit."""
-        squares = self._square[: len(self.members)]
+        squares = self._errors[: len(self.members)]
         return dict(zip(self.members, np.sqrt(squares).tolist(), strict=True))
 
     @property
@@ -265,7 +266,7 @@ class Mixture(Blend):
         super().reset(learned=learned)
         self._expected[:] = np.nan
         if learned:
-            self._seen[:], self._square[:] = 0.0, 0.0
+            self._seen[:], self._square[:], self._errors[:] = 0.0, 0.0, 0.0
             self.weights[:] = 1 / len(self.members)
 
     def free_run(self, z: Array, u: Array) -> npt.NDArray[np.float32]:

@@ -17,7 +17,7 @@ from twin.kernels.adapt import forget, learned_by, open_store, store_of
 from twin.kernels.follow import CALL, TILE, Call, follower
 from twin.kernels.free_run import Run, free_runner
 from twin.kernels.layout import Layout, block, fill, layout_of
-from twin.kernels.rls import noise_of
+from twin.kernels.rls import TRIAL_SAMPLES, noise_of
 from twin.predictor import check_shape
 
 MIN_PARALLEL_ROWS: Final = 2_048
@@ -97,6 +97,16 @@ class Compiled:
     def changes_found(self) -> int:
         """How often a change of the plant was detected since the last reset (`twin.kernels.rls`)."""
         return 0 if self._learned is None else int(self._learned[store_of(self._layout).changes])
+
+    @property
+    def trial(self) -> tuple[int, float, bool]:
+        """How often a change of the plant was suspected since the last reset, the threshold, which rises when
+        that was none, and whether a suspicion is still on trial (`twin.kernels.rls`)."""
+        if self._learned is None:
+            return 0, 0.0, False
+        store = store_of(self._layout)
+        count, threshold, age = (float(self._learned[i]) for i in (store.changes, store.threshold, store.age))
+        return int(count), threshold, age <= TRIAL_SAMPLES
 
     @property
     def y(self) -> npt.NDArray[np.float32]:

@@ -42,6 +42,8 @@ ERROR_SAMPLES: Final = 100.0
 """Samples over which a member's mean squared error is taken."""
 MAX_SQUARES: Final = 25.0
 """Mean squared errors for which one sample counts at most: what is far beyond the usual is soon forgotten."""
+TOLD_SAMPLES: Final = 2_000.0
+"""Samples over which the errors are taken that are published."""
 SETTLE_SAMPLES: Final = 12.0
 """Samples for which a new member's errors are taken in before it is weighed: then it has the say of each."""
 MIN_SAY: Final = 0.01
@@ -65,6 +67,8 @@ class Places(NamedTuple):
     """(M, P)."""
     square: int
     """(M, P), mean squared errors."""
+    told: int
+    """(M, P), mean squared errors over `TOLD_SAMPLES`, for people: nothing is cut off."""
     expected: int
     """(M, P), what each expects of the next sample; not finite where it expects nothing."""
     score: int
@@ -108,7 +112,9 @@ CALL_SIZE: Final = CALL.members + 2 * MAX_MEMBERS
 def places(outputs: int) -> Places:
     """The memory for so many outputs."""
     table = MAX_MEMBERS * outputs
-    return Places(*accumulate((0, table, table, table, MAX_MEMBERS, outputs, outputs, outputs, MAX_MEMBERS)))
+    return Places(
+        *accumulate((0, table, table, table, table, MAX_MEMBERS, outputs, outputs, outputs, MAX_MEMBERS))
+    )
 
 
 @lru_cache(maxsize=16)
@@ -117,7 +123,9 @@ def mixer(inputs: int, outputs: int) -> Callable[[int], int]:
 
     It is called with the address of the integers that `Call` names, after all members have stepped.
     """
-    weight_at, square_at, expected_at, score_at, last_at, step_at, steps_at, seen_at, _ = places(outputs)
+    weight_at, square_at, told_at, expected_at, score_at, last_at, step_at, steps_at, seen_at, _ = places(
+        outputs
+    )
 
     @njit(**_INLINE)
     def _judge(m: Any, count: Any, p: Any, measured: Any, persistent: Any) -> None:
@@ -146,6 +154,8 @@ def mixer(inputs: int, outputs: int) -> Callable[[int], int]:
                 min(e2, MAX_SQUARES * m[at] + NEGLIGIBLE * m[step_at + p]) if seen >= SETTLE_SAMPLES else e2
             )
             m[at] += max(1.0 / (seen + 1.0), 1.0 / ERROR_SAMPLES) * (taken - m[at])
+            at += told_at - square_at
+            m[at] += max(1.0 / (seen + 1.0), 1.0 / TOLD_SAMPLES) * (e2 - m[at])
             score = -0.5 * e2 / (common + least)
             if i == 0 and persistent:
                 score -= PERSISTENCE_NATS
@@ -226,7 +236,7 @@ def mixer(inputs: int, outputs: int) -> Callable[[int], int]:
         PERSISTENCE_NATS,
         NEGLIGIBLE,
     )
-    sizes = inputs, outputs, MAX_MEMBERS, USUAL_SAMPLES
+    sizes = inputs, outputs, MAX_MEMBERS, USUAL_SAMPLES, TOLD_SAMPLES
     compiled, signature = kept(mix, *sizes, *constants), (types.int64,)
     compiled.compile(signature)
     entry: Callable[[int], int] = compiled.overloads[signature].entry_point

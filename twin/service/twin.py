@@ -13,6 +13,7 @@ from typing import Final
 
 from twin import service
 from twin.backends.opening import load_backend, open_predictor
+from twin.bank import Bank
 from twin.bus import Publisher, Subscriber
 from twin.changes import Changes, as_message
 from twin.checkpoint import Checkpoint, load, numbers, path_of
@@ -171,6 +172,14 @@ def follow(
         forecaster.stop()
 
 
+def errors_of(bank: Bank, name: str) -> dict[str, float]:
+    """The figures of a member that has noticed something: its errors one step ahead, where they are known."""
+    if bank.mixture is None:
+        return {}
+    outputs = bank.spec.outputs
+    return {f"rmse.{each}": e for each, e in zip(outputs, bank.mixture.errors[name], strict=True)}
+
+
 class Timer:
     """Due once in a period, s, of whichever clock it is asked with; one that begins anew is followed."""
 
@@ -311,9 +320,9 @@ class Loop:
         bank, t = self.twin.bank, self.twin.t
         if bank.mixture is not None:
             self.publisher.send(members_message(bank.mixture, self.twin.spec, t))
-        for name, changes in bank.changes_found():
-            text = f"{name}: its errors say that the plant has changed"
-            self.publisher.event("noticed", text, t, changes=float(changes))
+        for name in bank.noticed():
+            text = f"{name}: by its errors, and by what it has learned since, the plant has changed"
+            self.publisher.event("noticed", text, t, **errors_of(bank, name))
 
     def report(self) -> None:
         """Publish the twin's counters."""
