@@ -13,6 +13,7 @@ streams here are others.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -140,13 +141,14 @@ def follow(stream: Stream) -> tuple[dict[str, Any], Subject]:
         "regret_mean": float(np.mean(spans)),
         "first": first(errors, members[names.index(PERSISTENCE)]),
         "members": names,
-        "refits": [{key: each[key] for key in ("at", "s", "accepted", "family")} for each in live.refits],
-        "course": course(errors, members, names, stream),
+        "refits": dict(Counter(each["family"] for each in live.refits)),
+        "accepted": dict(Counter(each["family"] for each in live.refits if each["accepted"])),
     }
     if stream.floor:
         floor = floor_errors(floor_of(motor(), DT), stream.z)
         last = slice(3 * len(errors) // 4, None)
         ratio = rms(errors[last]) / rms(floor[last])
+        result["course"] = course(errors, members, names, stream)
         result["ratio_to_floor"] = dict(zip(OUTPUTS, ratio.tolist(), strict=True))
     return result, live.subject
 
