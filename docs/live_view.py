@@ -13,7 +13,7 @@ import time
 
 from rich.console import Console
 
-from twin import Event, Spec, Subscriber, endpoint
+from twin import Subscriber, endpoint
 from twin.address import PUBLISHERS
 from twin.dashboard import Dashboard
 from twin.messages import Message
@@ -23,12 +23,12 @@ def draw(seconds: float, path: str, source: str = "motor-1") -> None:
     """Listen to a source for a while and write its live view as SVG."""
     dashboard = Dashboard(source)
     dashboard.states = dict.fromkeys(("plant", "twin", "trainer", "monitor"), ("running", 0))
-    topics = [f"event/{source}", f"spec/{source}"]
+    topics = [f"{kind}/{source}" for kind in ("event", "spec", "members")]
     with Subscriber[Message]([endpoint(source, who) for who in PUBLISHERS], topics) as messages:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             message = messages.recv(0.5)
-            if isinstance(message, (Event, Spec)):
+            if message is not None:
                 dashboard.observe(message)
     console = Console(record=True, width=100, file=io.StringIO())
     console.print(dashboard.render())

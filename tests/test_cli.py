@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -159,30 +160,35 @@ def answers(place: Path) -> Iterator[dict[str, subprocess.CompletedProcess[str]]
     environment = os.environ | {"XDG_RUNTIME_DIR": str(place), "COLUMNS": "200", "NO_COLOR": "1"}
     settings: dict[str, Any] = {"env": environment, "cwd": place, "stderr": subprocess.PIPE, "text": True}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    starts = subprocess.Popen([sys.executable, "-c", STARTS], **settings, **pipes)
+    starts = subprocess.Popen([sys.executable, "-c", STARTS], process_group=0, **settings, **pipes)
     assert starts.stdin is not None and starts.stdout is not None
     live = subprocess.Popen(twin(place, "simulate", "--source", "live", "--rate", "200"), **settings)
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        held.listen()
-        names = {"here": str(place), "port": held.getsockname()[1]}
+    try:
+        with socket.socket() as held:
+            held.bind(("127.0.0.1", 0))
+            held.listen()
+            names = {"here": str(place), "port": held.getsockname()[1]}
 
-        def make(number: int, case: Case) -> subprocess.CompletedProcess[str]:
-            assert starts.stdin is not None and starts.stdout is not None
-            said = [place / f"{number}.{stream}" for stream in ("out", "err")]
-            words = case.arguments.format(**names).split()
-            print(json.dumps([words, *map(str, said)]), file=starts.stdin, flush=True)
-            status = int(starts.stdout.readline())
-            return subprocess.CompletedProcess(
-                case.words.format(**names), status, *(file.read_text() for file in said)
-            )
+            def make(number: int, case: Case) -> subprocess.CompletedProcess[str]:
+                assert starts.stdin is not None and starts.stdout is not None
+                said = [place / f"{number}.{stream}" for stream in ("out", "err")]
+                words = case.arguments.format(**names).split()
+                print(json.dumps([words, *map(str, said)]), file=starts.stdin, flush=True)
+                status = int(starts.stdout.readline())
+                return subprocess.CompletedProcess(
+                    case.words.format(**names), status, *(file.read_text() for file in said)
+                )
 
-        while not (place / "livetwin" / "live" / "plant").exists():
-            assert live.poll() is None
-        yield {case.arguments: make(number, case) for number, case in enumerate(CASES)}
-    assert starts.communicate(timeout=60) == ("", "") and starts.returncode == 0
-    live.send_signal(signal.SIGTERM)
-    assert live.communicate(timeout=60)[1] == "" and live.returncode == 0
+            while not (place / "livetwin" / "live" / "plant").exists():
+                assert live.poll() is None
+            yield {case.arguments: make(number, case) for number, case in enumerate(CASES)}
+        assert starts.communicate(timeout=60) == ("", "") and starts.returncode == 0
+        live.send_signal(signal.SIGTERM)
+        assert live.communicate(timeout=60)[1] == "" and live.returncode == 0
+    finally:  # where a case waits for ever, it and the plant must not outlive the tests
+        live.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(starts.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("arguments", [case.arguments for case in CASES])

@@ -63,16 +63,7 @@ class Dashboard:
                 prefix = "refitting on " if message.name == "refit" else ""
                 self.decision = prefix + message.text
             case Event(
-                name="change"
-                | "swap"
-                | "noticed"
-                | "stale"
-                | "refused"
-                | "spec"
-                | "end"
-                | "alarm"
-                | "calm"
-                | "compiling"
+                name="change" | "swap" | "stale" | "refused" | "spec" | "end" | "alarm" | "calm" | "compiling"
             ):
                 self.happened.append(f"{message.t:9.3f} s  {message.text}")
 

@@ -321,7 +321,7 @@ class Loop:
         if bank.mixture is not None:
             self.publisher.send(members_message(bank.mixture, self.twin.spec, t))
         for name in bank.noticed():
-            text = f"{name}: by its errors, and by what it has learned since, the plant has changed"
+            text = f"{name}: its errors looked like those of another plant, and it has learned anew"
             self.publisher.event("noticed", text, t, **errors_of(bank, name))
 
     def report(self) -> None:
