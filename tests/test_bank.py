@@ -20,7 +20,7 @@ from twin.backends.persistence import Persistence
 from twin.backends.recursive import Recursive
 from twin.checkpoint import Checkpoint
 from twin.config import TrainerConfig
-from twin.errors import SpecError
+from twin.errors import CheckpointError, SpecError
 from twin.families import PERSISTENCE, RECURSIVE, families_for
 from twin.handover import MIN_SHADOW_SAMPLES
 from twin.kernels import mixture as kernel
@@ -370,6 +370,35 @@ def test_the_version_before_takes_its_place_again_if_the_new_one_is_worse() -> N
     assert twin.model == 1 and twin.bank.idle, "the trial is over"
 
 
+@pytest.mark.parametrize("adapt", [False, True])
+def test_a_version_on_trial_does_not_come_back_over_a_gap(adapt: bool) -> None:
+    """It would be a version that has just been replaced, taken for a new one."""
+    twin = Twin(SPEC, window=50, adapt=adapt)
+    twin.refresh(trained("gru", 1))
+    followed(twin, range(100))
+    twin.refresh(trained("gru", 2))
+    k = 100
+    while twin.model == 1:
+        followed(twin, range(k, k + 1))
+        k += 1
+        assert k < 2_000
+    assert not twin.bank.idle
+    followed(twin, range(k + 10, k + 11))
+    assert twin.counters.bridged == 10 and twin.bank.idle
+    assert all(answer.model == 2 for answer in followed(twin, range(k + 11, k + 500)))
+
+
+def test_parameters_are_those_of_one_member_whoever_leads() -> None:
+    """Two members may know a motor, each in its way: between them nothing has changed."""
+    mixture = Mixture(SPEC, {"physics": open_predictor(trained("physics", 1))})
+    mixture.put("hybrid", open_predictor(checkpoint_of(beginning("hybrid", Z * [1.0, 2.0, 1.0]), 2)))
+    of_physics = mixture.members["physics"].parameters
+    assert of_physics != mixture.members["hybrid"].parameters
+    for weights in ((0.9, 0.1), (0.1, 0.9)):
+        mixture.weights[:] = np.array(weights)[:, None]
+        assert mixture.parameters == of_physics
+
+
 def test_what_its_members_do_travels_as_a_message() -> None:
     twin = Twin(SPEC, window=50, recursive=True)
     twin.refresh(trained("gru", 9))
@@ -432,9 +461,12 @@ def test_a_plant_is_given_what_serves_it() -> None:
     assert families_for(SPEC) == (RECURSIVE, "physics", "gru", "hybrid", "window-rnn")
     assert families_for(other) == (RECURSIVE, "gru", "window-rnn")
     present = {"lstm": checkpoint_of(beginning("lstm", Z), 2)}
-    sizes = {**TrainerConfig().sizes, "hidden_size": 6, "taps": 3}
-    names = [each.family for each in members(SPEC, ["auto"], "compiled", present, **sizes)]
-    assert names == ["physics", "gru", "hybrid", "window-rnn", "lstm"]
+    sizes = TrainerConfig().sizes
+    found = members(SPEC, ["auto"], "compiled", present, **sizes)
+    assert [each.family for each in found] == ["physics", "gru", "hybrid", "window-rnn", "lstm"]
+    assert found[1].sizes["hidden_size"] == 32 and found[-1].sizes == present["lstm"].sizes
+    with pytest.raises(CheckpointError, match="asked for is a lstm"):  # who would go on from it
+        Trainers(SPEC, TrainerConfig(), found, 20)
     assert [each.family for each in members(SPEC, ["auto"], "eager", None, **sizes)] == ["physics"]
     with pytest.raises(SpecError, match="physics needs a motor's voltage"):
         members(other, ["physics"], "compiled", None, **sizes)

@@ -25,8 +25,6 @@ MIN_SHADOW_SAMPLES: Final = 64
 SHADOW_ERROR_WEIGHT: Final = 1 / 200
 """Weight of the newest sample in the mean squared errors that are compared then: errors from before it had
 learned are forgotten soon."""
-
-
 MAX_BACK_RATIO: Final = 0.8
 """Mean squared errors of the version before over the new one's, as a geometric mean over the outputs, up to
 which it takes its place again."""
@@ -113,15 +111,12 @@ class HandOver:
         """The newest samples of the window are answers: a spare begins again with them, and learns
         nothing."""
         self._bridged = self._window.count
-        if self.spare is not None:
-            self.begin(self.spare)
+        self._begin_again()
 
     def begin_anew(self) -> None:
         """The window is empty: forget what was before, but nothing that was learned of the plant."""
-        self._spare_seen = 0
-        if self.shadow is not None and self.shadow.trial:
-            self.spare = None
-        self.shadow = None
+        self._end_trial()
+        self._spare_seen, self.shadow = 0, None
         for predictor in (self.active, self.spare):
             if predictor is not None:
                 predictor.reset(learned=False)  # a pause says nothing about the plant
@@ -150,7 +145,9 @@ class HandOver:
         if spare is None:
             return False
         if window.count - self._spare_seen > window.length:
-            self.begin(spare)  # what it has seen no longer continues in the window
+            self._begin_again()  # what it has seen no longer continues in the window
+            if self.spare is None:
+                return False
         portion = window.tail(window.count - self._spare_seen)[:, :CATCH_UP_SAMPLES]
         self._spare_seen += portion.shape[1]
         if portion.shape[1] == 1 and self.shadow is not None and self.active is not None:
@@ -162,7 +159,7 @@ class HandOver:
         if self._spare_seen < window.count:
             return False
         if self.shadow is not None and self.shadow.over:
-            self.spare, self.shadow = None, None
+            self._end_trial()
             return False
         if self.active is not None and self.active.adapting and self.shadow is None:
             self.shadow = Shadow(len(measured))
@@ -170,6 +167,17 @@ class HandOver:
             return False
         self._change_places(len(measured))
         return True
+
+    def _begin_again(self) -> None:
+        """Let a new version begin again with the window; one on trial would come back as if it were new."""
+        self._end_trial()
+        if self.spare is not None:
+            self.begin(self.spare)
+
+    def _end_trial(self) -> None:
+        """Drop the version before."""
+        if self.shadow is not None and self.shadow.trial is not None:
+            self.spare, self.shadow = None, None
 
     def _change_places(self, outputs: int) -> None:
         self.versions += 1

@@ -52,11 +52,9 @@ class Blend:
 
     @property
     def parameters(self) -> Mapping[str, tuple[float, float]]:
-        """Of the members that have any, those of the one with the largest weight."""
-        of_members = [each.parameters for each in self.members.values()]
-        weights = self.weights.mean(axis=1).tolist()
-        known = [i for i, found in enumerate(of_members) if found]
-        return of_members[max(known, key=weights.__getitem__)] if known else {}
+        """Of the first member that has any. Were they those of the one that leads, a change of the lead would
+        look like a change of the plant."""
+        return next((found for each in self.members.values() if (found := each.parameters)), {})
 
     @property
     def state(self) -> npt.NDArray[np.float32]:
@@ -153,7 +151,7 @@ class Mixture(Blend):
         self._memory = np.zeros(at.size)
         self._weight, self._square, self._errors, self._expected = (
             self._memory[place : place + MAX_MEMBERS * outputs].reshape(MAX_MEMBERS, outputs)
-            for place in (at.weight, at.square, at.told, at.expected)
+            for place in (at.weight, at.square, at.error, at.expected)
         )
         self._seen = self._memory[at.seen : at.size]
         super().__init__({}, self._weight)

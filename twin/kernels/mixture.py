@@ -67,7 +67,7 @@ class Places(NamedTuple):
     """(M, P)."""
     square: int
     """(M, P), mean squared errors."""
-    told: int
+    error: int
     """(M, P), mean squared errors over `TOLD_SAMPLES`, for people: nothing is cut off."""
     expected: int
     """(M, P), what each expects of the next sample; not finite where it expects nothing."""
@@ -123,7 +123,7 @@ def mixer(inputs: int, outputs: int) -> Callable[[int], int]:
 
     It is called with the address of the integers that `Call` names, after all members have stepped.
     """
-    weight_at, square_at, told_at, expected_at, score_at, last_at, step_at, steps_at, seen_at, _ = places(
+    weight_at, square_at, error_at, expected_at, score_at, last_at, step_at, steps_at, seen_at, _ = places(
         outputs
     )
 
@@ -154,7 +154,7 @@ def mixer(inputs: int, outputs: int) -> Callable[[int], int]:
                 min(e2, MAX_SQUARES * m[at] + NEGLIGIBLE * m[step_at + p]) if seen >= SETTLE_SAMPLES else e2
             )
             m[at] += max(1.0 / (seen + 1.0), 1.0 / ERROR_SAMPLES) * (taken - m[at])
-            at += told_at - square_at
+            at += error_at - square_at
             m[at] += max(1.0 / (seen + 1.0), 1.0 / TOLD_SAMPLES) * (e2 - m[at])
             score = -0.5 * e2 / (common + least)
             if i == 0 and persistent:

@@ -90,7 +90,8 @@ def members(
     **sizes: int,
 ) -> list[Member]:
     """The models that are meant by these names. `auto` stands for those of such a plant, and for the families
-    that are `present` in the run directory.
+    that are `present` in the run directory. What is present is of the size that it has: only a trainer, which
+    goes on from it, refuses to be asked for another.
 
     Only compiled steps are quick enough for several: with another backend `auto` is one model. `rls`, which
     the twin fits by itself, is none of those that are trained.
@@ -100,9 +101,8 @@ def members(
     ['gru', 'window-rnn']
 
     Raises:
-        CheckpointError: what is present was made for other signals, or is of another size.
         ConfigError: a file without such a class.
-        SpecError: a family which this plant is not for, a size out of range, or too many of them.
+        SpecError: a family which this plant is not for, or a size out of range.
     """
     present = present or {}
     asked: list[str] = []
@@ -115,10 +115,13 @@ def members(
             asked += list(present)[:1] or [family_for(spec)]
     found = {}
     for name in asked:
-        if name != RECURSIVE:
-            incumbent = present.get(own.named(name))
-            family, size = chosen(spec, name, incumbent, **sizes)
-            found[family] = Member(name, family, size, incumbent)
+        if name == RECURSIVE:
+            continue
+        if (incumbent := present.get(own.named(name))) is not None:
+            found[incumbent.family] = Member(name, incumbent.family, incumbent.sizes, incumbent)
+        else:
+            family, size = chosen(spec, name, None, **sizes)
+            found[family] = Member(name, family, size, None)
     return list(found.values())
 
 

@@ -172,7 +172,7 @@ def members_of(
     it goes on from, and why newer ones were refused.
 
     Raises:
-        CheckpointError: the directory holds models of another plant, or of other sizes than asked for.
+        CheckpointError: the directory holds models of another plant.
         SpecError: a family that such a plant cannot have.
     """
     present, refused = newest_by_family(directory, spec) if directory else ({}, [])
