@@ -66,6 +66,21 @@ def test_of_a_bank_it_is_noted_what_each_member_expected() -> None:
     assert np.isfinite(errors[1:]).all() and live.subject.family == "gru"
 
 
+@pytest.mark.slow
+def test_equations_of_another_plant_get_no_weight_though_it_has_a_motors_signals() -> None:
+    """The current's sign is the wrong way round: no DC motor is like that."""
+    plant, config = motor(), SMALL.model_copy(update={"model": "rls,physics,gru", "steps": 20})
+    z = quick(plant, 8_000).z * [1.0, -1.0, 1.0]
+    live = Live(plant.spec(DT), config, TwinConfig(window=40))
+    live.run(z)
+    assert live.twin.bank.mixture is not None
+    weights = dict(zip(live.twin.bank.names, live.twin.bank.mixture.weights[:, 0], strict=True))
+    assert "gru" in weights and weights.get("physics", 0.0) < 0.01, "of the current"
+    errors = live.twin.bank.mixture.errors
+    others = min(errors["rls"][0], errors["gru"][0])  # the gate may have kept the equations out altogether
+    assert errors.get("physics", [np.inf])[0] > 2 * others
+
+
 def test_it_goes_on_from_a_checkpoint_and_what_it_recalls() -> None:
     plant = motor()
     z = quick(plant, 5000).z

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from twin.bus import Subscriber
-from twin.checkpoint import numbers
+from twin.checkpoint import load, numbers, path_of
 from twin.messages import Event, Message, Prediction
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -286,12 +286,14 @@ def test_a_killed_trainer_goes_unnoticed_and_a_killed_twin_goes_on_from_the_newe
         assert seqs == list(range(seqs[0], seqs[0] + 1_000)), "predictions must not notice"
         assert place.children(process)["predict"] == children["predict"]
 
-        newest = max(numbers(place.root / "rd"))
+        families = {load(path_of(place.root / "rd", n)).family: n for n in numbers(place.root / "rd")}
         before = message.epoch  # asked after the kill, it may already be the new one's
         os.kill(children["predict"], signal.SIGKILL)
         back = await_(stream, lambda m: m.epoch > before and isinstance(m, Prediction))
-        assert isinstance(back, Prediction) and 0 < back.model <= newest
+        assert isinstance(back, Prediction) and isinstance(back.weights, dict)
         assert following(back), "from its first answer on"
+        assert set(families) <= set(back.weights), "all of them answer"
+        assert back.model >= min(families.values()), "the newest of its family"
         after = place.children(process)
         assert after["predict"] != children["predict"] and after["simulate"] == children["simulate"]
         assert after["train"] != children["train"]
