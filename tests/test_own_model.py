@@ -38,14 +38,14 @@ def stream() -> list[Sample]:
         voltage=signal("prbs:8,hold=0.05"),
         load=signal("const:0"),
         dt=DT,
-        duration=12.0,
+        duration=6.0,
         noise=SensorNoise.of(MOTOR),
     )
     return list(run)
 
 
 def trained(name: str, stream: list[Sample]) -> Trainer:
-    config = TrainerConfig(model=f"{FILE}:{name}", horizon=30, batch=16, steps=40, period=1.0, history=6.0)
+    config = TrainerConfig(model=f"{FILE}:{name}", horizon=30, batch=16, steps=25, period=1.0, history=6.0)
     found = Trainer(SPEC, config, WINDOW)
     for sample in stream:
         found.observe(sample)
