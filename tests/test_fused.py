@@ -23,6 +23,8 @@ with pytest.MonkeyPatch.context() as environment:
 RECURRENT = [family for family in NETWORKS if family != "window-rnn"]
 QUICK = (1, 33), (2, 6)
 """Layers and hidden units that `make quick` runs: units that fill no tile, and several layers."""
+TELLING = (1, 1), (3, 16)
+"""Those that `make test` adds: a single unit, and whole tiles in three layers."""
 TOLERANCE = 1e-6
 """Of a step fed with the same sample and state; answers in units of a signal's largest value."""
 
@@ -77,7 +79,10 @@ def assert_follows(model: Network, rows: int, steps: int = 4) -> None:
 @pytest.mark.parametrize(
     ("layers", "hidden_size"),
     [
-        pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+        pytest.param(
+            *case,
+            marks=() if case in QUICK else pytest.mark.slow if case in TELLING else pytest.mark.exhaustive,
+        )
         for case in itertools.product([1, 2, 3], [1, 6, 16, 33])
     ],
 )

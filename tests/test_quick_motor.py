@@ -56,7 +56,7 @@ def test_the_truth_is_that_of_the_general_solver(name: str, dt: float) -> None:
     hold = f"shortest={0.1 * tau},longest={tau}"
     voltage = f"steps:{2 * friction * plant.resistance / plant.torque_constant},{hold}"
     load = f"steps:{friction / 2},{hold}"
-    expected = slow(plant, 4000 * dt, dt, voltage=voltage, load=load)
+    expected = slow(plant, 1500 * dt, dt, voltage=voltage, load=load)
     volts, torque = expected[:, 0], sampled(load, 2, dt, len(expected))
     found = quick(plant, len(expected), dt=dt, voltage=volts, load=torque, noise=SensorNoise.none()).z
     standing = expected[:, 2] == 0.0

@@ -56,7 +56,7 @@ def test_its_innovations_are_white_and_nearly_the_sensors_noise() -> None:
 def test_no_other_filter_is_lower() -> None:
     """Neither with other statistics of the load, nor one that leaves out an effect."""
     plant = real()
-    z = quick(plant, 12_000, seed=31).z
+    z = quick(plant, 8_000, seed=31).z
     least = rms(floor(plant).errors(z))
     for factor in (0.7, 1.4):
         other = replace(KNOWN, walk=factor * KNOWN.walk, jump_rms=factor * KNOWN.jump_rms)

@@ -260,5 +260,5 @@ def test_a_plant_keeps_nothing_of_its_past_samples(name: str, drifting: bool) ->
 
     deque(itertools.islice(samples, 1_000), maxlen=0)
     before = blocks()
-    deque(itertools.islice(samples, 20_000), maxlen=0)
-    assert blocks() - before < 20_000 / 4  # one object a sample would be 20,000; free lists fill up at first
+    deque(itertools.islice(samples, 8_000), maxlen=0)
+    assert blocks() - before < 8_000 / 4  # one object a sample would be 8,000; free lists fill up at first
