@@ -1,5 +1,7 @@
 """`refit`: time and result of one refit, with 1 and 2 threads, each in a process of its own.
 
+In a quick look all with as many threads share a process, since to import torch takes longer than they do.
+
 - `Trainer`: one `twin.trainer.Trainer.refit` of a GRU, all else by default, on 60 s of the default motor with
   noise and load, from an incumbent that the same data made; judged, as always, on samples that come later. A
   network is asked for by name: the family that `auto` takes for a motor has no gradients, and nothing here to
@@ -27,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -185,13 +187,13 @@ def wanted(work: str, threads: int) -> Subject:
     return Subject(FAMILY, TORCH if work.endswith(EAGER) else COMPILED, threads)
 
 
-def in_a_process(work: str, threads: int, size: Size) -> dict[str, float]:
-    """Do it in a new process: how many threads torch has is settled once in each.
+def in_a_process(works: Sequence[str], threads: int, size: Size) -> dict[str, dict[str, float]]:
+    """Do some works in a new process: how many threads torch has is settled once in each. Figures of each.
 
     Raises:
         TwinError: it failed, or measured something else.
     """
-    code = f"from benchmarks.refit import answer; answer({work!r}, {threads}, {size})"
+    code = f"from benchmarks.refit import answer; answer({works!r}, {threads}, {size})"
     names = (f"{library}_NUM_THREADS" for library in ("OMP", "OPENBLAS", "MKL"))
     environment = os.environ | {name: str(threads) for name in names}
     with tempfile.TemporaryFile() as words:
@@ -209,8 +211,18 @@ def in_a_process(work: str, threads: int, size: Size) -> dict[str, float]:
             process.kill()
         words.seek(0)
         if process.returncode:
-            raise TwinError(f"{work} with {threads} threads failed: {words.read().decode().strip()}")
-    told = json.loads(figures)
+            raise TwinError(
+                f"{', '.join(works)} with {threads} threads failed: {words.read().decode().strip()}"
+            )
+    return {work: checked(work, threads, told) for work, told in json.loads(figures).items()}
+
+
+def checked(work: str, threads: int, told: dict[str, Any]) -> dict[str, float]:
+    """The figures of a work that was done as it should be.
+
+    Raises:
+        TwinError: it was not.
+    """
     certain(Subject(**told["subject"]), wanted(work, threads))
     found = {name: float(value) for name, value in told["figures"].items()}
     if found["cpu_s"] > BUSY * threads * found["s"]:
@@ -218,13 +230,16 @@ def in_a_process(work: str, threads: int, size: Size) -> dict[str, float]:
     return found
 
 
-def answer(name: str, threads: int, size: Size) -> None:
-    """What that process does: print the figures, and whose they are."""
+def answer(works: Sequence[str], threads: int, size: Size) -> None:
+    """What that process does: print the figures of each work, and whose they are."""
     import torch
 
     torch.set_num_threads(threads)
-    figures, subject = WORK[name](size)
-    print(json.dumps({"figures": figures, "subject": asdict(subject)}))
+    told = {}
+    for name in works:
+        figures, subject = WORK[name](size)
+        told[name] = {"figures": figures, "subject": asdict(subject)}
+    print(json.dumps(told))
 
 
 def measure(console: Console, *, quick: bool) -> Result:
@@ -232,8 +247,16 @@ def measure(console: Console, *, quick: bool) -> Result:
     rounds, size = (1, QUICK) if quick else (ROUNDS, FULL)
     # torch's loops on two threads are nobody's choice, and take minutes where others want a core, too
     works = [(name, n) for name in WORK for n in THREADS if n == 1 or not name.endswith(EAGER)]
-    turns = {_title(name, n): partial(in_a_process, name, n, size) for name, n in works}
-    found = interleave(turns, rounds, console, "refit")
+    processes: list[tuple[tuple[str, ...], int]] = [((name,), n) for name, n in works]
+    if quick:
+        processes = [(tuple(name for name, m in works if m == n), n) for n in THREADS]
+    turns = {f"{', '.join(names)}: {n}": partial(in_a_process, names, n, size) for names, n in processes}
+    done = interleave(turns, rounds, console, "refit")
+    found = {
+        _title(name, n): [turn[name] for turn in each]
+        for (names, n), each in zip(processes, done.values(), strict=True)
+        for name in names
+    }
     middle = {name: median_of(each) for name, each in found.items()}
     summary: dict[str, float] = {}
     for name, prefix in (("Trainer", "refit"), ("anchor", "anchor_refit")):

@@ -70,9 +70,9 @@ def speedup(console: Console, quick: bool) -> float:
     """How many times faster than eager torch the anchor of `refit` is."""
     rounds, size = (1, refit.QUICK) if quick else (refit.ROUNDS, refit.FULL)
     names = "anchor", "anchor" + refit.EAGER
-    turns = {name: partial(refit.in_a_process, name, 1, size) for name in names}
+    turns = {name: partial(refit.in_a_process, (name,), 1, size) for name in names}
     found = interleave(turns, rounds, console, "refit")
-    own, eager = ([each["s"] for each in turn] for turn in found.values())
+    own, eager = ([each[name]["s"] for each in found[name]] for name in names)
     return statistics.median(slow / fast for fast, slow in zip(own, eager, strict=True))
 
 
