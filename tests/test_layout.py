@@ -37,6 +37,7 @@ LAYERS: list[set[str]] = [
         "twin.bank",
         "twin.counters",
         "twin.mixture",
+        "twin.horizons",
         "twin.handover",
         "twin.forecast",
         "twin.twin",

@@ -36,7 +36,7 @@ from twin.kernels.vectors import doubles, integer, integers, pointer
 
 MAX_MEMBERS: Final = 8
 """Members that a mixture has room for."""
-SHARE: Final = 1e-3
+SHARE: Final = 5e-3
 """α: the probability that another member becomes the best one with a sample."""
 ERROR_SAMPLES: Final = 100.0
 """Samples over which a member's mean squared error is taken."""
@@ -50,7 +50,7 @@ MIN_SAY: Final = 0.01
 """Weight, before a sample's answer is mixed, from which on a member has a say in it."""
 MAX_NATS: Final = 20.0
 """Logarithm of the likelihood of the best member over another's that one sample can bring at most."""
-PERSISTENCE_NATS: Final = 0.05
+PERSISTENCE_NATS: Final = 0.5
 """What is taken from the logarithm of persistence's likelihood with each sample."""
 NEGLIGIBLE: Final = 1e-6
 """Share of persistence's usual error, squared, below which no error is told from zero."""
