@@ -233,3 +233,10 @@ def test_units_are_drawn_within_their_bounds_and_recovery_is_told_by_a_second_of
     errors[:150] = 10.0
     assert units.one_step_recovery(errors, offline) == pytest.approx((150 + 49) * SPEC.dt, abs=0.03)
     assert units.one_step_recovery(offline, offline) == 0.0
+
+
+def test_what_goes_astray_for_a_moment_long_after_has_settled() -> None:
+    errors, bound = np.ones(1_500), np.full(1_500, 1.2)
+    errors[:50] = errors[900:920] = 9.0
+    assert units.settled(errors, bound) == pytest.approx((50 + 12) * STRIDE * SPEC.dt, abs=0.1)
+    assert units.settled(9.0 * errors, bound) == float("inf")

@@ -12,7 +12,7 @@ from twin.backends.persistence import Persistence
 from twin.errors import SpecError
 from twin.families import PERSISTENCE
 from twin.horizons import Foresight, beyond
-from twin.kernels.mixture import CALL, CALL_SIZE, MAX_MEMBERS, mixer, places
+from twin.kernels.mixture import CALL, CALL_SIZE, LASTING_SEC, MAX_MEMBERS, SETTLE_SAMPLES, mixer, places
 from twin.messages import Members, Spec
 from twin.predictor import Predictor, check_shape
 
@@ -159,9 +159,9 @@ class Mixture(Blend):
     def __init__(self, spec: Spec, members: Mapping[str, Predictor]) -> None:
         outputs, at = len(spec.outputs), places(len(spec.outputs))
         self._memory = np.zeros(at.size)
-        self._weight, self._square, self._errors, self._expected = (
+        self._weight, self._square, self._errors, self._lasting, self._expected = (
             self._memory[place : place + MAX_MEMBERS * outputs].reshape(MAX_MEMBERS, outputs)
-            for place in (at.weight, at.square, at.error, at.expected)
+            for place in (at.weight, at.square, at.error, at.lasting, at.expected)
         )
         self._seen = self._memory[at.seen : at.size]
         super().__init__({}, self._weight)
@@ -173,6 +173,7 @@ class Mixture(Blend):
         for place, array in ((CALL.memory, self._memory), (CALL.z, self.sample), (CALL.y, self.y)):
             self._call[place] = array.ctypes.data
         self._call[CALL.learning] = True
+        self._call[CALL.lasting] = max(round(LASTING_SEC / spec.dt), 1)
         self.sound = True
         """Whether all members have answered by finite numbers; False until those that have not are left."""
         self.foresight: Foresight | None = None
@@ -197,9 +198,13 @@ class Mixture(Blend):
             i = len(self.members)
             if i == MAX_MEMBERS:
                 raise SpecError(f"a bank has {MAX_MEMBERS} members at most; leave some out of --model")
-            for table in (self._weight, self._square, self._errors, self._seen):
+            for table in (self._weight, self._square, self._errors, self._lasting, self._seen):
                 table[i] = 0.0
             self._expected[i] = np.nan
+        else:  # what lasts are the errors of the version before: this one is taken for as good as any
+            i, settled = list(self.members).index(name), self._seen >= SETTLE_SAMPLES
+            if settled[i]:
+                self._lasting[i] = self._lasting[settled].min(axis=0)
         self.members[name] = predictor
         predictor.share(self.sample)
         self._lay_out()
@@ -211,7 +216,7 @@ class Mixture(Blend):
     def drop(self, name: str) -> None:
         """Leave a member out."""
         i, count = list(self.members).index(name), len(self.members)
-        for table in (self._weight, self._square, self._errors, self._expected, self._seen):
+        for table in (self._weight, self._square, self._errors, self._lasting, self._expected, self._seen):
             table[i : count - 1] = table[i + 1 : count].copy()
         del self.members[name]
         self._lay_out()
@@ -276,7 +281,8 @@ class Mixture(Blend):
         super().reset(learned=learned)
         self._expected[:] = np.nan
         if learned:
-            self._seen[:], self._square[:], self._errors[:] = 0.0, 0.0, 0.0
+            for table in (self._seen, self._square, self._errors, self._lasting):
+                table[:] = 0.0
             self.weights[:] = 1 / len(self.members)
 
     def tried(self) -> tuple[dict[str, Predictor], Array, Array | None]:

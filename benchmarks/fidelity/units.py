@@ -8,6 +8,7 @@ forgetting, whose covariance is reset where residuals are far beyond the usual.
 
 Recovery is that of `change`: seconds from the change until the running median (one second) of the error of
 1-s forecasts stays within 1.2 times that of a model fitted offline to the new unit, to the end of the stream.
+`settled`: from when on it does so for ten seconds; half a second that goes astray long after does not count.
 The same for errors one step ahead, by their running root mean square over a second.
 
 Constants were chosen on streams of 2026-08-11 and 14; those reported (`REPORTED`) are of 2026-08-17 and 19.
@@ -52,6 +53,7 @@ RANGE: Final = 450.0
 """Of the speed, deg/s."""
 MODEL: Final = "auto"
 OFFLINE: Final = "gru"
+SETTLED_SEC: Final = 10.0
 
 Array = NDArray[np.float64]
 
@@ -159,6 +161,13 @@ def one_step_recovery(errors: Array, offline: Array) -> float:
     return (width + int(outside[-1]) + 1) * SPEC.dt if len(outside) else 0.0
 
 
+def settled(errors: Array, bound: Array) -> float:
+    """Seconds until the running median stays below a bound for `SETTLED_SEC`; infinite where it never does."""
+    outside, span = running_median(errors) > bound, round(SETTLED_SEC / (STRIDE * SPEC.dt))
+    held = [k for k in range(len(outside) - span + 1) if not outside[k : k + span].any()]
+    return held[0] * STRIDE * SPEC.dt if held else float("inf")
+
+
 def case(a: Array, b: Array, alike: Array) -> tuple[dict[str, Any], Subject]:
     """The figures of one stream, which goes from unit a to unit b."""
     z, end = joined(a, b, alike)
@@ -176,6 +185,7 @@ def case(a: Array, b: Array, alike: Array) -> tuple[dict[str, Any], Subject]:
         after = np.nan_to_num(forecasts[start:], nan=np.inf)[: len(offline)]
         found[name] = {
             "recovery_s": recovery(after, bound),
+            "settled_s": settled(after, bound),
             "one_step_recovery_s": one_step_recovery(residuals[end:], offline_residuals[end:]),
             "forecast_deg_s": float(np.median(after[half])),
             "one_step_deg_s": float(rms(residuals[end + (len(z) - end) // 2 :, None])[0]),
@@ -204,9 +214,14 @@ def measure(console: Console, *, quick: bool, data: Path | None) -> Result:
     for name, plan in plans(directory, REPORTED, 1 if quick else SWAPS).items():
         with console.status(f"fidelity: {name}"):
             streams[name], subjects[name] = case(*plan)
+    times = [each["bank"]["settled_s"] for each in streams.values()]
     summary = {
         "unit_swap_s": max(each["bank"]["recovery_s"] for each in streams.values()),
         "unit_swap_median_s": float(np.median([each["bank"]["recovery_s"] for each in streams.values()])),
+        "unit_swap_settled_s": max(each["bank"]["settled_s"] for each in streams.values()),
+        "unit_swap_settled_median_s": float(
+            np.median([each["bank"]["settled_s"] for each in streams.values()])
+        ),
         "unit_swap_ordinary_s": max(each["ordinary"]["recovery_s"] for each in streams.values()),
         "unit_swap_one_step_s": max(each["bank"]["one_step_recovery_s"] for each in streams.values()),
     }
@@ -216,11 +231,24 @@ def measure(console: Console, *, quick: bool, data: Path | None) -> Result:
 def table(result: dict[str, Any]) -> RenderableType:
     """A row for each stream."""
     view = Table(title="one unit for another: seconds to within 1.2 × of a model fitted to the new one")
-    for name in ("stream", "bank", "ARX(2)", "one step", "ARX(2)", "1 s, deg/s", "ARX(2)", "offline"):
+    for name in (
+        "stream",
+        "bank",
+        "ARX(2)",
+        "settled",
+        "ARX(2)",
+        "one step",
+        "ARX(2)",
+        "1 s, deg/s",
+        "ARX(2)",
+        "offline",
+    ):
         view.add_column(name, justify="left" if name == "stream" else "right")
     for name, found in result["streams"].items():
         rows = [found["bank"], found["ordinary"]]
-        times = [f"{each[key]:.2f}" for key in ("recovery_s", "one_step_recovery_s") for each in rows]
+        times = [
+            f"{each[key]:.2f}" for key in ("recovery_s", "settled_s", "one_step_recovery_s") for each in rows
+        ]
         errors = [f"{each['forecast_deg_s']:.2f}" for each in rows]
         view.add_row(name, *times, *errors, f"{found['offline_deg_s']:.2f}")
     return view
