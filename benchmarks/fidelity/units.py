@@ -162,7 +162,7 @@ def one_step_recovery(errors: Array, offline: Array) -> float:
 
 
 def settled(errors: Array, bound: Array) -> float:
-    """Seconds until the running median stays below a bound for `SETTLED_SEC`; infinite where it never does."""
+    """Seconds until the running median stays below a bound for `SETTLED_SEC`; infinite where it never is."""
     outside, span = running_median(errors) > bound, round(SETTLED_SEC / (STRIDE * SPEC.dt))
     held = [k for k in range(len(outside) - span + 1) if not outside[k : k + span].any()]
     return held[0] * STRIDE * SPEC.dt if held else float("inf")
@@ -214,14 +214,13 @@ def measure(console: Console, *, quick: bool, data: Path | None) -> Result:
     for name, plan in plans(directory, REPORTED, 1 if quick else SWAPS).items():
         with console.status(f"fidelity: {name}"):
             streams[name], subjects[name] = case(*plan)
-    times = [each["bank"]["settled_s"] for each in streams.values()]
+    back = [each["bank"]["recovery_s"] for each in streams.values()]
+    quiet = [each["bank"]["settled_s"] for each in streams.values()]
     summary = {
-        "unit_swap_s": max(each["bank"]["recovery_s"] for each in streams.values()),
-        "unit_swap_median_s": float(np.median([each["bank"]["recovery_s"] for each in streams.values()])),
-        "unit_swap_settled_s": max(each["bank"]["settled_s"] for each in streams.values()),
-        "unit_swap_settled_median_s": float(
-            np.median([each["bank"]["settled_s"] for each in streams.values()])
-        ),
+        "unit_swap_s": max(back),
+        "unit_swap_median_s": float(np.median(back)),
+        "unit_swap_settled_s": max(quiet),
+        "unit_swap_settled_median_s": float(np.median(quiet)),
         "unit_swap_ordinary_s": max(each["ordinary"]["recovery_s"] for each in streams.values()),
         "unit_swap_one_step_s": max(each["bank"]["one_step_recovery_s"] for each in streams.values()),
     }
