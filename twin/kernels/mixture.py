@@ -52,6 +52,10 @@ LASTING_POWER: Final = 3
 """By how much a small lasting error is preferred."""
 MAX_LASTING_SQUARES: Final = 1000.0
 """Squared errors of the best member for which one sample counts at most in the lasting error."""
+NEWCOMER_SQUARES: Final = 4.0
+"""Lasting error with which a newcomer begins, over the best one's, squared: nothing may have happened yet."""
+NEWCOMER_SHARE: Final = 1 / 6
+"""Part of `LASTING_SEC` for which that counts."""
 TOLD_SAMPLES: Final = 2_000.0
 """Samples over which the errors are taken that are published."""
 SETTLE_SAMPLES: Final = 12.0
@@ -161,7 +165,7 @@ def mixer(inputs: int, outputs: int) -> Callable[[int], int]:
                 if m[seen_at + i] >= SETTLE_SAMPLES:
                     common = min(common, m[square_at + i * outputs + p])
         common += NEGLIGIBLE * m[step_at + p] + 1e-300
-        most, weighed, settled = -math.inf, 0, 0
+        most, weighed, settled, least_lasting = -math.inf, 0, 0, math.inf
         for i in range(count):  # in place of the squared error: the logarithm of the likelihood
             e2, at, seen = m[score_at + i], square_at + i * outputs + p, m[seen_at + i]
             if not np.isfinite(e2):
@@ -174,12 +178,16 @@ def mixer(inputs: int, outputs: int) -> Callable[[int], int]:
             m[at] += max(1.0 / (seen + 1.0), 1.0 / TOLD_SAMPLES) * (e2 - m[at])
             at += lasting_at - error_at
             taken = min(e2, MAX_LASTING_SQUARES * (least + common)) if seen >= SETTLE_SAMPLES else e2
-            m[at] += max(1.0 / (seen + 1.0), 1.0 / lasting) * (taken - m[at])
+            since = seen + 1.0
+            if seen >= SETTLE_SAMPLES:
+                since = min(NEWCOMER_SHARE * lasting + since - SETTLE_SAMPLES, lasting)
+            m[at] += (taken - m[at]) / max(since, 1.0)
             score = -0.5 * e2 / (common + least)
             if i == 0 and persistent:
                 score -= PERSISTENCE_NATS
             m[score_at + i] = score
             if seen >= SETTLE_SAMPLES:
+                least_lasting = min(least_lasting, m[at])
                 weighed += 1
                 most = max(most, score)
             elif seen == SETTLE_SAMPLES - 1.0:
@@ -201,6 +209,7 @@ def mixer(inputs: int, outputs: int) -> Callable[[int], int]:
                 at = weight_at + i * outputs + p
                 if np.isfinite(m[score_at + i]) and m[seen_at + i] == SETTLE_SAMPLES - 1.0:
                     m[at] = 1.0 / (weighed + settled)
+                    m[at + lasting_at - weight_at] = NEWCOMER_SQUARES * least_lasting
                 else:
                     m[at] *= weighed / (weighed + settled)
 
@@ -273,6 +282,8 @@ def mixer(inputs: int, outputs: int) -> Callable[[int], int]:
         NEGLIGIBLE,
         LASTING_POWER,
         MAX_LASTING_SQUARES,
+        NEWCOMER_SQUARES,
+        NEWCOMER_SHARE,
     )
     sizes = inputs, outputs, MAX_MEMBERS, USUAL_SAMPLES, TOLD_SAMPLES
     compiled, signature = kept(mix, *sizes, *constants), (types.int64,)

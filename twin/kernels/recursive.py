@@ -42,6 +42,8 @@ MAX_STEP_RATIO: Final = 2.0
 """Increment of an answer, over the largest one measured."""
 CHANGE_RATIO: Final = 12.0
 """Smoothed square of the errors over their variance, above which young R and B begin."""
+RAISE_RATIO: Final = 1.5
+"""New threshold of that, over the smoothed square that turned out to be no other plant's."""
 SQUARE_WEIGHT: Final = 0.25
 """Weight of the newest sample in the smoothed square."""
 VARIANCE_WEIGHT: Final = 0.002
@@ -81,6 +83,9 @@ class Places(NamedTuple):
     """(P,), the largest increments."""
     increments: int
     """(P,), the newest."""
+    threshold: int
+    """(2,), smoothed square above which young ones begin, less `CHANGE_RATIO`, which fades with the memory;
+    and what it becomes if those that there are now end."""
     variance: int
     """(P,), of the errors."""
     square: int
@@ -126,9 +131,18 @@ OLD, YOUNG = range(2)
 def places(features: int, outputs: int) -> Places:
     """A row's memory."""
     n = coefficients(features)
-    few = 4, 2, features, (TAPS + 1) * features, n, outputs, outputs
+    few = 4, 2, features, (TAPS + 1) * features, n, outputs, outputs, 2
     judged = outputs, outputs, outputs, 2 * outputs, 2 * outputs
     return Places(*accumulate((0, *few, *judged, 2 * n * n, 2 * n * outputs, 2 * n * outputs, n * n)))
+
+
+@njit(**INLINE)
+def _in_use(m: Any, at: Any, outputs: Any) -> Any:
+    """Whether the young ones answer for most outputs."""
+    votes = 0.0
+    for p in range(outputs):
+        votes += m[at.chosen + p]
+    return 2.0 * votes > outputs
 
 
 @njit(**INLINE)
@@ -140,6 +154,7 @@ def _judge(m: Any, at: Any, y: Any, n: Any) -> Any:
     outputs = len(y)
     age, learned = m[at.counts + AGE], m[at.counts + LEARNED]
     compared, most = age <= MAX_TRIAL * n, 0.0
+    m[at.threshold] *= 1.0 - 1.0 / MEMORY_SAMPLES
     for p in range(outputs):
         old = (y[p] - m[at.expected + p]) ** 2
         square = old
@@ -160,19 +175,20 @@ def _judge(m: Any, at: Any, y: Any, n: Any) -> Any:
         weight = max(VARIANCE_WEIGHT, 1.0 / (20.0 + age))
         m[at.variance + p] += weight * (min(square, 9.0 * variance) - variance)
         most = max(most, m[at.square + p])
-    return age > 2 * TAPS and most > CHANGE_RATIO
+    if age <= 2 * TAPS or most <= CHANGE_RATIO + m[at.threshold]:
+        return False
+    if compared and not _in_use(m, at, outputs):  # those that there are have not been of any use
+        m[at.threshold] = max(m[at.threshold], m[at.threshold + 1])
+    m[at.threshold + 1] = RAISE_RATIO * most - CHANGE_RATIO
+    return most > CHANGE_RATIO + m[at.threshold]
 
 
 @njit(**INLINE)
 def _begin_young(m: Any, at: Any, r: Any, b: Any, c: Any) -> None:
     """Begin young R and B with those that answer now, old or young."""
     n, outputs = b.shape[1:]
-    first, votes = OLD, 0.0
     alive = m[at.counts + AGE] <= MAX_TRIAL * n
-    for p in range(outputs):
-        votes += m[at.chosen + p]
-    if alive and 2.0 * votes > outputs:
-        first = YOUNG
+    first = YOUNG if alive and _in_use(m, at, outputs) else OLD
     keep = min(1.0, PRIOR_SAMPLES / m[at.weight + first])
     for i in range(n):
         for j in range(i + 1):
@@ -207,6 +223,8 @@ def _end_trial(m: Any, at: Any, r: Any, b: Any, c: Any) -> None:
                 b[OLD, i, p], c[OLD, i, p] = b[YOUNG, i, p], c[YOUNG, i, p]
         m[at.weight + OLD] = m[at.weight + YOUNG]
         m[at.counts + AGE] = MAX_TRIAL * n
+    elif age == MAX_TRIAL * n:
+        m[at.threshold] = max(m[at.threshold], m[at.threshold + 1])
     if m[at.counts + AGE] == MAX_TRIAL * n:
         m[at.counts + AGE] += 1.0
         for p in range(outputs):
@@ -297,7 +315,7 @@ def follower(inputs: int, outputs: int) -> Callable[[int], None]:
                         z[row, t + 1, inputs + p] = y[row, t, p]
 
     constants = inputs, outputs, TAPS, MEMORY_SAMPLES, PRIOR_SAMPLES, RIDGE, SOLVE_PERIOD
-    judged = CHANGE_RATIO, SQUARE_WEIGHT, VARIANCE_WEIGHT, RECENT_WEIGHT, SWITCH_RATIO, SETTLED
+    judged = CHANGE_RATIO, RAISE_RATIO, SQUARE_WEIGHT, VARIANCE_WEIGHT, RECENT_WEIGHT, SWITCH_RATIO, SETTLED
     ended = TRIED, MAX_TRIAL, KEPT_RATIO, MAX_STEP_RATIO
     compiled, signature = kept(follow, *constants, *judged, *ended, **INLINE), (types.int64,)
     compiled.compile(signature)
