@@ -147,6 +147,15 @@ def test_free_runs_keep_clear_of_gaps_and_fit_into_a_short_run() -> None:
     assert fed(100).comparison.segments(horizon=50, window=20) == [(1, 50)]
 
 
+def test_free_runs_of_a_mixture_are_those_of_the_last_model_that_a_trainer_made() -> None:
+    monitor = Monitor(SPEC)
+    for seq in range(400):
+        monitor.observe(sample(seq, *wave(seq)))
+        model = 3 if 100 <= seq < 200 else 0  # at last a member leads that has no checkpoint
+        monitor.observe(prediction(seq, *wave(seq + 1), model=model), 1_250_000)
+    assert monitor.comparison.segments(horizon=50, window=20) == [(3, 300), (3, 350)]
+
+
 def test_free_run_fit_joins_the_runs() -> None:
     def column(*values: float) -> NDArray[np.float64]:
         return np.repeat(np.array(values)[:, None], 2, axis=1)

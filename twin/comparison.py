@@ -128,7 +128,8 @@ class Comparison:
         """(model, first seq) of free runs over the last quarter of the run, one after the other.
 
         Each is warmed by the `window` samples before `first` at least, and runs over `horizon` samples from
-        it with the model that answered at its start, which had therefore seen none of them.
+        it with the model that answered at its start, which had therefore seen none of them. Where a mixture
+        was led by a member without a checkpoint, it is the one that led before; 0 where none has.
         """
         last = min(max(self.quarter, horizon), KEPT_SAMPLES - window - 1)
         oldest = max(self.first_seq + window, self.last_seq + 1 - last)
@@ -136,8 +137,15 @@ class Comparison:
         for first in range(oldest, self.last_seq + 2 - horizon, horizon):
             answered = self.expected_seq[first % KEPT_SAMPLES] == first
             if answered and self.unbroken(first - window, first + horizon):
-                found.append((int(self.model[first % KEPT_SAMPLES]), first))
+                found.append((self._last_model(first), first))
         return found
+
+    def _last_model(self, seq: int) -> int:
+        """The last of the trainer's models that answered or led until then; 0 where there was none."""
+        seqs = np.arange(max(self.first_seq, seq + 1 - KEPT_SAMPLES), seq + 1)
+        models = np.where(self.expected_seq[seqs % KEPT_SAMPLES] == seqs, self.model[seqs % KEPT_SAMPLES], 0)
+        made = np.flatnonzero(models)
+        return int(models[made[-1]]) if len(made) else 0
 
     def seen_from(self, number: int, first: int, window: int) -> int:
         """The `seq` from which a model has seen samples, none of which is missing until `first`: the `window`
