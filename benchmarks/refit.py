@@ -62,7 +62,7 @@ BUSY: Final = 1.1
 Size = dict[str, int]
 """seconds of data, steps of a refit, steps of the anchor's work."""
 FULL: Final[Size] = {"seconds": 60, "steps": 60, "anchor_steps": 200}
-QUICK: Final[Size] = {"seconds": 10, "steps": 8, "anchor_steps": 8}
+QUICK: Final[Size] = {"seconds": 4, "steps": 4, "anchor_steps": 4}
 
 
 def stream(seconds: float) -> list[Sample]:

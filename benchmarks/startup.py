@@ -2,9 +2,9 @@
 
 A plant publishes at 1 kHz all along. `twin predict` is started as a process of its own, with a model in its
 run directory, and the clock runs from exec to the first prediction by that model at a subscriber. The
-compiled backend is started with an empty Numba cache (cold: it compiles) and with one that an earlier start
-has filled (warm: as after every restart), the eager one by torch. What the operating system keeps of files is
-warm for all, by starts before the rounds that nobody counts.
+compiled backend is started with an empty cache of code (cold: it compiles) and with this user's, which
+an earlier start has filled (warm: as after every restart); the eager one steps by torch. What the operating
+system keeps of files is warm for all, by starts before the rounds that nobody counts.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ def resident_mb(status: str) -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) / 1e3
 
 
-def first_prediction(backend: str, place: Path, cache: Path, followed: int) -> dict[str, float]:
-    """Start a twin beside the plant at `place`: seconds until it follows, and its memory after a while.
+def first_prediction(backend: str, place: Path, cache: Path | None, followed: int) -> dict[str, float]:
+    """Start a twin beside the plant at `place`: seconds until it follows, and its memory after a while. Its
+    machine code is in `cache`, or None: where this user's is.
 
     Raises:
         TwinError: it ends, or does not follow in time.
@@ -85,8 +86,9 @@ def first_prediction(backend: str, place: Path, cache: Path, followed: int) -> d
         answers.reconnect_ivl = 1  # ms; to connect late would be to receive late
         answers.subscribe(f"prediction/{SOURCE}".encode())
         answers.connect(f"ipc://{place}/livetwin/{SOURCE}/twin")
+        own = {"NUMBA_CACHE_DIR": str(cache)} if cache else {}
         begun = time.perf_counter()
-        with running("twin", predict, XDG_RUNTIME_DIR=str(place), NUMBA_CACHE_DIR=str(cache)) as twin:
+        with running("twin", predict, XDG_RUNTIME_DIR=str(place), **own) as twin:
             await_following(answers, twin)
             seconds = time.perf_counter() - begun
             for _ in range(followed):
@@ -133,21 +135,20 @@ def measure(console: Console, *, quick: bool) -> Result:
     rounds, followed = (1, 100) if quick else (ROUNDS, FOLLOWED)
     with tempfile.TemporaryDirectory(prefix="lt") as folder:
         place = Path(folder)
-        filled = place / "warm"
 
-        def begin(backend: str, cache: Path | None) -> dict[str, float]:
+        def cold() -> dict[str, float]:
             with tempfile.TemporaryDirectory(dir=place, prefix="cold") as empty:
-                return first_prediction(backend, place, cache or Path(empty), followed)
+                return first_prediction("compiled", place, Path(empty), followed)
 
         starts = {
-            COLD: partial(begin, "compiled", None),
-            WARM: partial(begin, "compiled", filled),
-            EAGER: partial(begin, "eager", filled),
+            COLD: cold,
+            WARM: partial(first_prediction, "compiled", place, None, followed),
+            EAGER: partial(first_prediction, "eager", place, None, followed),
         }
         give_model(place / "run")
         plant = ["-m", "twin", "simulate", "--source", SOURCE, "--rate", f"{1 / DT:g}"]
         with running("plant", plant, XDG_RUNTIME_DIR=folder):
-            console.print("a start of each backend first, which fills the caches and is not counted")
+            console.print("a start of each backend first, which fills the cache and is not counted")
             for name in (WARM, EAGER):
                 starts[name]()
             found = interleave(starts, rounds, console, "startup")

@@ -8,6 +8,9 @@ the signature's measured part.
 
 What it knows: p (7,) the motor, r (2,) variances of the readings, encoder (2,) counts per revolution and
 clock in Hz, load (4,) its variance, that of the walk's step, and variance and probability of jumps.
+
+Arrays are copied number by number: for `x[:] = calm` Numba compiles what would tell of unequal lengths, text
+and all, which takes as long as half of the filter.
 """
 
 from __future__ import annotations
@@ -92,7 +95,8 @@ def weigh(
 @njit(nogil=True)
 def average(x: Array, calm: Array, bank: Array, load: Array, weight: Array) -> None:
     """The mean over the hypotheses, into x."""
-    x[:] = calm
+    for a in range(3):
+        x[a] = calm[a]
     for h in range(len(bank)):
         if weight[h] > 0.0:
             height = weight[h] * bank[h, 4] / (bank[h, 3] + 1.0 / load[2])
@@ -103,7 +107,9 @@ def average(x: Array, calm: Array, bank: Array, load: Array, weight: Array) -> N
 @njit(nogil=True)
 def merge(x: Array, calm: Array, cov: Array, bank: Array, load: Array, weight: Array, none: float) -> None:
     """All hypotheses into one Gaussian of the same mean and covariance; then there are none."""
-    d = calm - x
+    d = np.empty(3)
+    for a in range(3):
+        d[a] = calm[a] - x[a]
     for a in range(3):
         for b in range(3):
             cov[a, b] += none * d[a] * d[b]
@@ -115,7 +121,8 @@ def merge(x: Array, calm: Array, cov: Array, bank: Array, load: Array, weight: A
             for a in range(3):
                 for b in range(3):
                     cov[a, b] += weight[h] * (d[a] * d[b] + variance * bank[h, a] * bank[h, b])
-    calm[:] = x
+    for a in range(3):
+        calm[a] = x[a]
     bank[:, 3] = -1.0
 
 
@@ -184,7 +191,8 @@ def _follow(
         elif x[1] == 0.0 and cov[1, 1] == 0.0 and y1 * y1 > BREAKAWAY_SIGMA * BREAKAWAY_SIGMA * r1:
             # it stood, so that nothing was known of the load but that friction held it; and now it moves
             x[0], x[1], x[2] = y0, y1, p[2] * y0 - math.copysign(p[6], y1)
-            calm[:] = x
+            for a in range(3):
+                calm[a] = x[a]
             cov[:] = 0.0
             cov[0, 0], cov[1, 1], cov[2, 2] = r[0], r1, load[0]
             bank[:, 3] = -1.0

@@ -12,14 +12,15 @@ an ideal motor: they are evaluated once and kept.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from simulators import DCMotor, RealMotor, SensorNoise, default_load, default_voltage, signal
@@ -27,6 +28,7 @@ from simulators.exact import advance, row
 from simulators.real_flow import states
 from simulators.sensors import STANDSTILL_SEC
 from twin.errors import ConfigError
+from twin.kernels.cache import kept
 
 Array = NDArray[np.float64]
 
@@ -35,6 +37,9 @@ Changes = Sequence[tuple[int, DCMotor]]
 
 NOISE_BLOCK_SAMPLES: Final = 512
 """Samples of noise drawn at a time, as in `simulators.sensors`: the same seed gives the same noise."""
+_SOURCES_DIGEST: Final = hashlib.sha256(
+    b"".join((Path(__file__).parent / name).read_bytes() for name in ("exact.py", "quick_motor.py"))
+).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -131,8 +136,7 @@ def measured(x: Array, noise: SensorNoise, dt: float, seed: int) -> Array:
     return y
 
 
-@njit(nogil=True, cache=True)
-def _timed(speed: Array, counts: float, clock: float, dt: float) -> Array:
+def _read_by_encoder(speed: Array, counts: float, clock: float, dt: float) -> Array:
     """Speeds (T,), rad/s, as whole edges of an encoder over whole ticks of a clock."""
     read = np.zeros(len(speed))
     for k in range(len(speed)):
@@ -145,8 +149,7 @@ def _timed(speed: Array, counts: float, clock: float, dt: float) -> Array:
     return read
 
 
-@njit(nogil=True)
-def _truth(plants: Array, starts: NDArray[np.int64], v: Array, load: Array, dt: float) -> Array:
+def _follow(plants: Array, starts: NDArray[np.int64], v: Array, load: Array, dt: float) -> Array:
     """States (T, 2) under voltages and loads (T,), the plant `plants[n]` (7,) from sample `starts[n]` on."""
     x = np.zeros((len(v), 2))
     i, w, n = 0.0, 0.0, 0
@@ -156,3 +159,7 @@ def _truth(plants: Array, starts: NDArray[np.int64], v: Array, load: Array, dt: 
             n += 1
         i, w = advance(plants[n], i, w, v[k], load[k], dt)
     return x
+
+
+_timed = kept(_read_by_encoder, _SOURCES_DIGEST, STANDSTILL_SEC, nogil=True)
+_truth = kept(_follow, _SOURCES_DIGEST, nogil=True)

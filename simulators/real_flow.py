@@ -5,7 +5,8 @@ a test says how far that is from a solver with error control. A step across a ch
 is shortened to end there: a dip of the margin within a step is looked for too, on the cubic through both ends
 (Hermite). Backlash and driver have corners, which the steps go over: these are continuous.
 
-A motor is a row p (27,), as `RealMotor.parameters` makes it, a state x (8 + 2 D,) as described there.
+A motor is a row p (27,), as `RealMotor.parameters` makes it, a state x (8 + 2 D,) as described there. Arrays
+are copied number by number, as in `simulators.kalman`.
 """
 
 from __future__ import annotations
@@ -227,14 +228,15 @@ def travel(p: Array, x: Array, v: float, load: float, dt: float, step: float, ro
                     high = middle
             stride(p, mode, v, load, x, high, d, room)
             h = high
-            x[:8] = end
+            for j in range(8):
+                x[j] = end[j]
             x[1] = 0.0
             mode = slip(p, x, load) if mode != 0 else (1 if drive(p, x, load) > 0.0 else -1)
             switches += 1
             slope(p, mode, v, load, x, d)
         else:
-            x[:8] = end
-            d[:] = room[1]
+            for j in range(8):
+                x[j], d[j] = end[j], room[1, j]
         left -= h
 
 
@@ -261,7 +263,8 @@ def _truth(
     """States x (T, 8 + 2 D) from rest, the plant `plants[n]` (27,) from sample `starts[n]` on."""
     room, now, n = np.empty((5, 8)), np.zeros(x.shape[1]), 0
     for k in range(len(v)):
-        x[k] = now
+        for j in range(len(now)):
+            x[k, j] = now[j]
         while n + 1 < len(starts) and starts[n + 1] <= k:
             n += 1
         advance(plants[n], now, v[k], load[k], dt, steps[n], room)

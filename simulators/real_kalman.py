@@ -3,7 +3,7 @@
 Its state s (8 + 2 D + 1,) is that of `simulators.real_flow` and the load; cov is the covariance of its error.
 What it knows: p (27,) the motor, r (2,) variances of the readings, encoder (2,) counts per revolution and
 clock in Hz, load (2,) variance of the load and of its step, small (8,) a difference in each state by which
-the flow's derivative is taken.
+the flow's derivative is taken. Arrays are copied number by number, as in `simulators.kalman`.
 """
 
 from __future__ import annotations
@@ -72,13 +72,15 @@ def derivative(
         column = size if c == 6 else c
         if c == 1 and before[1] == 0.0 and after[1] == 0.0:
             continue  # a rotor that stands is not in motion by a little
-        moved[:] = before
+        for a in range(size):
+            moved[a] = before[a]
         if c < 6:
             moved[c] += small[c]
         advance(p, moved, v, load + (small[6] if c == 6 else 0.0), dt, step, room)
         for a in range(10):
             f[a, column] = (moved[a] - after[a]) / small[c]
-    s[:size] = after
+    for a in range(size):
+        s[a] = after[a]
 
 
 @njit(nogil=True)

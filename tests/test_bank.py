@@ -556,7 +556,7 @@ def test_a_change_is_told_of_once_and_a_disturbance_never() -> None:
 
 
 def test_all_members_begin_and_then_take_turns() -> None:
-    config = TrainerConfig(model="auto", hidden_size=4, steps=2, batch=4, horizon=20, period=0.3, history=5)
+    config = TrainerConfig(model="auto", hidden_size=8, steps=2, batch=4, horizon=20, period=0.3, history=5)
     found = members(SPEC, ["arx", "physics", "gru"], "compiled", None, **config.sizes)
     trainers = Trainers(SPEC, config, found, 20)
     turns: list[tuple[str, float]] = []

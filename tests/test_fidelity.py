@@ -25,7 +25,7 @@ from twin.config import TrainerConfig, TwinConfig
 from twin.metrics import fit_percent, rmse
 
 DT = 1e-3
-SMALL = TrainerConfig(model="gru", hidden_size=4, steps=4, horizon=20, period=0.5)
+SMALL = TrainerConfig(model="gru", hidden_size=8, steps=4, horizon=20, period=0.5)
 
 
 # -- the live driver ---------------------------------------------------------------------------------
@@ -201,6 +201,10 @@ def test_the_frame_runs_the_parts_that_are_there(
 
 def test_excess_over_the_floor_of_a_real_motor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(real, "QUICK", {"stream": 5.0, "seeds": (31,)})
+    ways = {
+        name: settings.model_copy(update={"steps": 8, "batch": 16}) for name, settings in real.WAYS.items()
+    }
+    monkeypatch.setattr(real, "WAYS", ways)
     console = Console(width=160, record=True)
     result = real.measure(console, quick=True, data=None)
     json.dumps(result.plain(), allow_nan=False)

@@ -195,11 +195,11 @@ def twin(where: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 def test_fit_and_evaluate_as_a_user_does(tmp_path: Path) -> None:
     learn, test = csv(tmp_path / "learn.csv", record(800)), csv(tmp_path / "test.csv", record(500, seed=2))
     signals = ("--inputs", "u", "--outputs", "y")
-    done = twin(tmp_path, "fit", learn, test, *signals, "--budget", "4s")
+    done = twin(tmp_path, "fit", learn, test, *signals, "--budget", "3s")
     assert done.returncode == 0 and "saved in runs/learn/000001" in done.stdout, done.stderr
-    again = twin(tmp_path, "fit", learn, *signals, "--budget", "2s", "--model", "rnn", "--json")
+    again = twin(tmp_path, "fit", learn, *signals, "--budget", "2s", "--model", "arx", "--json")
     assert json.loads(again.stdout)["model"] == 2, again.stderr
-    assert load(tmp_path / "runs/learn/000002").family == "rnn"
+    assert load(tmp_path / "runs/learn/000002").family == "arx"
     told = twin(
         tmp_path, "evaluate", "runs/learn/000001", test, "--horizon", "0.5", "--plot", "pictures", "--json"
     )
@@ -211,7 +211,7 @@ def test_fit_and_evaluate_as_a_user_does(tmp_path: Path) -> None:
     assert {Path(p).name for p in figures["pictures"]} == {"y-free-run.png", "y-residual.png"}
     assert all((tmp_path / p).stat().st_size > 1000 for p in figures["pictures"])
     table = twin(tmp_path, "evaluate", "runs/learn", test)
-    assert "model 2, rnn, on 450 samples" in table.stdout and "Ljung-Box" in table.stdout
+    assert "model 2, arx, on 450 samples" in table.stdout and "Ljung-Box" in table.stdout
 
 
 @pytest.mark.slow

@@ -153,8 +153,8 @@ def sweep(sizes: list[tuple[int, int]], telling: list[tuple[int, int]]) -> list[
 
 @pytest.mark.parametrize(
     ("family", "hidden_size", "layers"),
-    # one unit; less than a vector; a whole vector in every layer; vectors and one unit more
-    sweep(list(product((1, 7, 16, 33), (1, 2, 3))), telling=[(1, 1), (7, 2), (16, 3), (33, 1)]),
+    # one unit; less than a vector, in several layers; vectors and one unit more. Whole vectors follow below
+    sweep(list(product((1, 7, 16, 33), (1, 2, 3))), telling=[(1, 1), (7, 2), (33, 1)]),
 )
 def test_every_step_is_that_of_float64(family: str, hidden_size: int, layers: int) -> None:
     assert_parity(model_of(family, hidden_size, layers), steps=1_000)
@@ -268,22 +268,36 @@ def test_what_is_refused_leaves_the_state_as_it_was() -> None:
     assert np.array_equal(predictor.state, before)
 
 
+SMALL = """
+from twin.kernels.cache import kept
+def twice(x):
+    return 2 * x
+print(kept(twice)(3.0))
+"""
+
+
+def in_a_process(place: Path, program: str) -> str:
+    """What a program says that keeps its code at a place; it makes no complaint."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"NUMBA_CACHE_DIR": str(place)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
 @pytest.mark.parametrize("damage", [b"", b"nonsense"], ids=["emptied", "overwritten"])
 @pytest.mark.slow
 def test_a_damaged_cache_costs_a_compilation_and_no_more(tmp_path: Path, damage: bytes) -> None:
-    program = (
-        "from twin.backends.opening import prepare; from twin.families import sizes_of;"
-        "prepare('compiled', 'rnn', sizes_of('rnn', 1, 2, 8))"
-    )
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-c", program]
-    subprocess.run(command, env=environment, check=True)
+    assert in_a_process(tmp_path, SMALL) == "6.0\n"
     files = {path: path.read_bytes() for path in tmp_path.rglob("*.nb*")}
-    assert len(files) == 4  # of a step and of a free run
+    assert {path.suffix for path in files} == {".nbi", ".nbc"}
     for path, content in files.items():
         path.write_bytes(damage)
-        done = subprocess.run(command, env=environment, check=True, capture_output=True)
-        assert done.stderr == b""
+        assert in_a_process(tmp_path, SMALL) == "6.0\n"
         path.write_bytes(content)
 
 
@@ -300,27 +314,6 @@ def test_every_family_has_its_kernel() -> None:
     for family in GENERAL:
         layout = layout_of(family, sizes_of(family, 1, 2, 8))
         assert family_of(family).cell == layout.cell
-
-
-@pytest.mark.slow
-def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
-    """The kernel comes from the disk: no file appears, and none is written again."""
-    program = (
-        "from twin.backends.opening import prepare; from twin.families import sizes_of; import sys;"
-        "prepare('compiled', 'rnn', sizes_of('rnn', 1, 2, 8)); print('torch' in sys.modules)"
-    )
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-
-    def run() -> dict[Path, int]:
-        done = subprocess.run(
-            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-        )
-        assert done.stdout == "False\n"  # and no torch is loaded for it
-        return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb*")}
-
-    first = run()
-    assert len(first) == 4  # an index and the code, of a step and of a free run
-    assert run() == first
 
 
 @pytest.mark.slow
@@ -354,13 +347,5 @@ def test_other_sizes_and_other_sources_are_other_code(
 @pytest.mark.slow
 def test_without_a_place_for_the_cache_it_compiles_all_the_same(tmp_path: Path) -> None:
     """A read-only installation and a home that is none: no error, only the time of a compilation."""
-    program = (
-        "from twin.backends.opening import prepare; from twin.families import sizes_of;"
-        "prepare('compiled', 'rnn', sizes_of('rnn', 1, 2, 4)); print('compiled')"
-    )
     (tmp_path / "file").write_text("where a directory cannot be made")
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "file")}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "compiled\n"
+    assert in_a_process(tmp_path / "file", SMALL) == "6.0\n"

@@ -329,7 +329,9 @@ def test_processes_find_each_other_in_every_order(place: Place) -> None:
     orders = {f"s{turn}": names[turn:] + names[:turn] for turn in range(3)}
     for turn in range(3):
         for source, order in orders.items():
-            more = "--rate 200" if order[turn] == "simulate" else f"--run-dir {source}"
+            models = "auto" if source == "s1" else "physics"  # a trainer of one that needs no torch is cheap
+            model = f"--run-dir {source} --model {models}"
+            more = "--rate 200" if order[turn] == "simulate" else model
             place.start(f"{order[turn]} --source {source} {more}")
         for source, order in orders.items():  # one is there before the next one is started
             who = {"predict": "twin", "train": "trainer", "simulate": "plant"}[order[turn]]
@@ -368,7 +370,7 @@ def test_a_recording_is_run_through_unpaced_and_every_sample_answered_once(place
         rows.append(f"{k * 0.02:.2f},{u},{y:.6f}")
         y += 0.1 * (3.0 * u - y)
     (place.root / "cart.csv").write_text("\n".join(rows) + "\n")
-    recorded = "run --plant recorded --unpaced --file cart.csv --inputs u_V --outputs y_deg"
+    recorded = "run --plant recorded --unpaced --file cart.csv --inputs u_V --outputs y_deg --model gru"
     said = place.finish(
         place.start(f"{recorded} {TINY_NETWORK} --free-run 0.4 --period 20 --report r.json --run-dir rd"),
         timeout=240,  # what it needs is compiled first

@@ -30,7 +30,7 @@ torch.set_num_threads(1)
 
 def learner(family: str, rate: float = 3e-3, steps: int = 30) -> Trainer:
     """A trainer with its first model, from two seconds of the motor, and four to learn from."""
-    config = TrainerConfig(model=family, hidden_size=16, steps=steps, learning_rate=rate)
+    config = TrainerConfig(model=family, hidden_size=8, steps=steps, learning_rate=rate)
     found, z = Trainer(SPEC, config, window=100), quick(MOTOR, 4_000, seed=3).z
     for k in range(len(z)):
         found.observe(SPEC.sample(k, z[k].tolist()))

@@ -169,7 +169,7 @@ def title(length: int, at_once: bool) -> str:
 
 def measure(console: Console, *, quick: bool) -> Result:
     """Processes in interleaved rounds, then one process in rounds of its own."""
-    rounds, seconds, swaps = (1, 6.0, 20) if quick else (ROUNDS, SECONDS, TAKEN)
+    rounds, seconds, swaps = (1, 3.0, 10) if quick else (ROUNDS, SECONDS, TAKEN)
     with tempfile.TemporaryDirectory(prefix="lt") as folder:
         recorded = Path(folder)
         record(recorded, [TWIN.rate])

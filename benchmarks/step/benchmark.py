@@ -51,8 +51,6 @@ from twin.families import NETWORKS
 
 __all__ = ["measure", "plot", "table"]
 
-SIZES: Final = (16, 32, 64, 128)  # H
-WINDOWS: Final = (WINDOW, 50, 100)  # L
 STATEFUL: Final = "gru-32"
 BACKENDS: Final = {"cpu": (COMPILED, EAGER), "cuda": (COMPILED, EAGER, "eager-cuda", "graph")}
 BY: Final = dict.fromkeys((COPIED, KERNEL, ONE_STREAM), COMPILED)
@@ -62,17 +60,24 @@ PROBABILITIES: Final = 1.0 - np.logspace(0, -3, 151)
 """At which the distribution of single steps is kept: as many points for the slowest tenth as for the rest."""
 
 Size = dict[str, Any]
-"""rounds; seconds and single calls of a turn; of the single steps, those back to back and those paced."""
-FULL: Final[Size] = {"rounds": 7, "seconds": 0.1, "calls": 2_000, "back_to_back": 5_000, "paced": 400}
-QUICK: Final[Size] = {"rounds": 2, "seconds": 0.02, "calls": 200, "back_to_back": 500, "paced": 50}
+"""hidden sizes and lengths of windows; rounds; seconds and single calls of a turn; of the single steps, those
+back to back and those paced."""
+FULL: Final[Size] = {
+    **{"hidden": (16, 32, 64, 128), "windows": (WINDOW, 50, 100)},
+    **{"rounds": 7, "seconds": 0.1, "calls": 2_000, "back_to_back": 5_000, "paced": 400},
+}
+QUICK: Final[Size] = {
+    **{"hidden": (32,), "windows": (WINDOW, 100)},
+    **{"rounds": 2, "seconds": 0.01, "calls": 200, "back_to_back": 500, "paced": 50},
+}
 
 Turns = Sequence[Mapping[str, float]]
 
 
-def networks() -> dict[str, Checkpoint]:
+def networks(size: Size) -> dict[str, Checkpoint]:
     """Every family and size; a GRU with the default taps; longer windows."""
-    grid = {f"{family}-{hidden}": network(family, hidden) for family in NETWORKS for hidden in SIZES}
-    windows = {of_window(length): network("window-rnn", window=length) for length in WINDOWS}
+    grid = {f"{family}-{hidden}": network(family, hidden) for family in NETWORKS for hidden in size["hidden"]}
+    windows = {of_window(length): network("window-rnn", window=length) for length in size["windows"]}
     return grid | {f"{STATEFUL}, {TAPS} taps": network("gru", taps=TAPS)} | windows
 
 
@@ -109,7 +114,7 @@ def measure(console: Console, *, quick: bool, device: str = "cpu") -> Result:
 
 def on_one_thread(console: Console, size: Size, device: str, *, quick: bool) -> Result:
     """What does not need more than torch's one thread; the compiled fleets have threads of their own."""
-    checkpoints = networks()
+    checkpoints = networks(size)
     ways = {
         name: rivals(checkpoint, BACKENDS[device])
         for name, checkpoint in track(checkpoints.items(), "compiling", console=console, transient=True)
@@ -132,7 +137,7 @@ def on_one_thread(console: Console, size: Size, device: str, *, quick: bool) -> 
         "median": {
             name: {way: median_of(each) for way, each in ways.items()} for name, ways in rounds.items()
         },
-        "windows": {str(length): of_window(length) for length in WINDOWS},
+        "windows": {str(length): of_window(length) for length in size["windows"]},
         "stateful": STATEFUL,
         "probabilities": PROBABILITIES.tolist(),
         "singles": singles,

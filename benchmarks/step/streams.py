@@ -30,13 +30,14 @@ from twin.twin import Twin
 TAPS: Final = TrainerConfig().taps  # of a twin's model, where nothing else is configured
 CHUNK: Final = 1_000  # steps timed by one reading of the clock
 STEPS: Final = 1_000_000
-QUICK_STEPS: Final = 200_000
 TWIN_SAMPLES: Final = 200_000
+QUICK_SAMPLES: Final = 50_000  # of either
 ROUNDS: Final = 3
 
 OF_STREAMS: Final = Subject("gru", COMPILED, 1)
 
 FLEETS: Final = (1, 64, 1_024, 16_384, 262_144)  # N
+QUICK_FLEETS: Final = (1, 16_384)
 CELLS: Final = "torch.gru_cell"
 
 
@@ -84,8 +85,8 @@ def figures(ns: npt.NDArray[np.float64]) -> dict[str, float]:
 def measure_streams(console: Console, *, quick: bool) -> dict[str, Any]:
     """The predictor and the whole twin, each on streams of their own."""
     turns = {
-        "predictor.step": partial(predictor_stream, QUICK_STEPS if quick else STEPS),
-        "Twin.step": partial(twin_stream, TWIN_SAMPLES),
+        "predictor.step": partial(predictor_stream, QUICK_SAMPLES if quick else STEPS),
+        "Twin.step": partial(twin_stream, QUICK_SAMPLES if quick else TWIN_SAMPLES),
     }
     found = interleave(turns, ROUNDS, console, "streams")
     return {"rounds": found, "median": {name: median_of(each) for name, each in found.items()}}
@@ -112,15 +113,15 @@ def measure_fleets(console: Console, *, quick: bool) -> tuple[dict[str, Any], di
     def million_a_second(timed: Rival, seconds: float) -> float:
         return 1e3 / float(np.median(in_a_row(timed, seconds)))
 
-    seconds, rounds = (0.05, 2) if quick else (0.3, 5)
-    fleets = {f"{rows} {name}": timed for rows in FLEETS for name, timed in fleet(rows).items()}
+    sizes, seconds, rounds = (QUICK_FLEETS, 0.05, 2) if quick else (FLEETS, 0.3, 5)
+    fleets = {f"{rows} {name}": timed for rows in sizes for name, timed in fleet(rows).items()}
     turns: dict[str, Callable[[], float]] = {
         name: partial(million_a_second, timed, seconds) for name, timed in fleets.items()
     }
     with torch.inference_mode():
         found = interleave(turns, rounds, console, "fleets")
     middle = {
-        name: {str(rows): statistics.median(found[f"{rows} {name}"]) for rows in FLEETS}
+        name: {str(rows): statistics.median(found[f"{rows} {name}"]) for rows in sizes}
         for name in (COMPILED, CELLS)
     }
     return {"rounds": found, "median": middle}, {name: looked(each) for name, each in fleets.items()}

@@ -71,6 +71,8 @@ def prepare(model: str, sizes: Sizes) -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = made
         try:
             code = _compiled(network, Path(made) / "step.so")
+        except BackendError:
+            raise
         except Exception as error:  # of torch's many, whatever the user's code makes of it
             text = (str(error).strip().splitlines() or [""])[0]
             raise BackendError(f"{type(error).__name__}: {text[:200]}; its steps stay in torch") from None
@@ -89,6 +91,7 @@ def _compiled(network: Network, path: Path) -> bytes:
     """The library of a network's step.
 
     Raises:
+        BackendError: torch's graph of it answers otherwise than the step itself.
         Exception: whatever torch or the compiler has to say.
     """
     arguments = _sample(network), network.initial_state(1), *_weights(network).values()
@@ -99,7 +102,11 @@ def _compiled(network: Network, path: Path) -> bytes:
     }
     with torch.no_grad():
         program = torch.export.export(_Step(network), arguments)
-        made = torch._inductor.aot_compile(program.module(), arguments, options=options)
+        graph = program.module()
+        if not _agree(_step(lambda tensors: graph(*tensors), list(_weights(network).values())), network):
+            # the compiler, which takes most of a minute, need not be asked
+            raise BackendError("exported, it answers otherwise than in torch; its steps stay in torch")
+        made = torch._inductor.aot_compile(graph, arguments, options=options)
     return Path(str(made)).read_bytes()
 
 
