@@ -303,6 +303,14 @@ class Fit:
         attempt.error, attempt.model = error, copy.deepcopy(model)
         return True
 
+    def judged(self, model: Model) -> Attempt:
+        """Another model of the same signals, judged as every attempt: by its error in free run over the same
+        held-out samples, and by whether it stays in the range of the recordings."""
+        attempt = Attempt(Plan(model.family, 0, 0, 0.0))
+        self._judge(attempt, model)
+        attempt.runs_away = self._runs_away(model)
+        return attempt
+
     def _free_run(self, run: Tensor, y: Tensor) -> Tensor:
         """`free_run_likelihood` of runs (B, T, P), in units of the outputs' spread."""
         scale = torch.from_numpy(self.scaling.scale[self.inputs :])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from twin.cli.plant import names_of, recording_of
 from twin.errors import ConfigError, RecordingError
 from twin.families import AUTO, FAMILIES
 from twin.models import own
+from twin.plain_json import json_text
 from twin.settings import load
 
 FITTED: Final = (AUTO, *FAMILIES)
@@ -72,7 +72,7 @@ def forecast(
             scenarios.append(fresh := {})
         fresh[name] = parse(signal)
     result = forecast.ahead(config, scenarios, horizon)
-    console.print_json(json.dumps(result)) if as_json else console.print(*forecast.tables(result))
+    console.print_json(json_text(result)) if as_json else console.print(*forecast.tables(result))
 
 
 def fit(
@@ -96,13 +96,17 @@ def fit(
         str, typer.Option(help="Directory of the checkpoints. Default: runs/ and the first file's name.")
     ] = "",
     seed: Annotated[int, typer.Option(help="Seed of first weights and of the choice of windows.", min=0)] = 1,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Save the model even where the one that is there is better.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of two lines.")
     ] = False,
 ) -> None:
     """Identify a plant from recordings: learn from most of them, and keep what runs free best on the rest.
 
-    Ctrl-C ends it early; the best model so far is saved.
+    Where the directory holds a model already, a worse one is not saved over it. Ctrl-C ends it early, with
+    the best model so far.
     """
     from twin.service import fit as service
     from twin.settings import default_source
@@ -121,13 +125,16 @@ def fit(
             )
     directory = Path(run_dir or f"runs/{default_source(files[0])}")
     records = [recording.data for recording in recordings]
-    result = service.fit_and_save(errors, records, spec, directory, model=model, budget=seconds, seed=seed)
+    result = service.fit_and_save(
+        errors, records, spec, directory, model=model, budget=seconds, seed=seed, replace=replace
+    )
     if as_json:
-        console.print_json(json.dumps(result))
+        console.print_json(json_text(result))
         return
     how = ", ".join(f"{name} {size}" for name, size in result["sizes"].items())
+    name = f"model {result['model']}" if result["path"] else "found"
     console.print(
-        f"model {result['model']}: {result['family']} ({how}), error in free run over held-out samples "
+        f"{name}: {result['family']} ({how}), error in free run over held-out samples "
         f"{100 * result['held_out_nrmse']:.3g} % of their spread, after {result['seconds']:.0f} s",
         soft_wrap=True,
     )
@@ -145,7 +152,8 @@ def fit(
             "longer recordings",
             soft_wrap=True,
         )
-    console.print(f"saved in {result['path']}", soft_wrap=True)
+    for line in service.verdict(result, directory):
+        console.print(line, soft_wrap=True)
 
 
 def evaluate(
@@ -205,7 +213,7 @@ def evaluate(
     result = service.plain(checkpoint, found, steps)
     pictures = service.draw(checkpoint, found, folder) if folder is not None else []
     if as_json:
-        console.print_json(json.dumps(result | {"pictures": [str(path) for path in pictures]}))
+        console.print_json(json_text(result | {"pictures": [str(path) for path in pictures]}))
         return
     console.print(service.table(result))
     for path in pictures:
