@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final, Optional
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from twin.cli.plant import names_of, recording_of
 from twin.errors import ConfigError, RecordingError
@@ -184,6 +186,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Judge a model on a recording: one step ahead, in free run, in forecasts, and by its residual."""
+    from twin.columns import doubt
     from twin.evaluation import evaluate, first_judged
     from twin.service import evaluate as service
     from twin.service.prepare import predictors, prepare
@@ -212,8 +215,14 @@ def evaluate(
     found = evaluate(checkpoint, recording.data, steps, skip)
     result = service.plain(checkpoint, found, steps)
     pictures = service.draw(checkpoint, found, folder) if folder is not None else []
+    odd = doubt(checkpoint, recording.data)
+    if odd is not None:
+        errors.print(f"[yellow]warning:[/] {escape(f'{file}: {odd.text}')}")
     if as_json:
-        console.print_json(json_text(result | {"pictures": [str(path) for path in pictures]}))
+        told = [asdict(odd)] if odd is not None else []
+        console.print_json(
+            json_text(result | {"warnings": told, "pictures": [str(path) for path in pictures]})
+        )
         return
     console.print(service.table(result))
     for path in pictures:
