@@ -185,7 +185,7 @@ def evaluate(
         bool, typer.Option("--json", help="Print one JSON object instead of a table.")
     ] = False,
 ) -> None:
-    """Judge a model on a recording: one step ahead, in free run, in forecasts, and by its residual."""
+    """Judge a model on a recording: one step ahead, in free runs of several lengths, and by its residual."""
     from twin.columns import doubt
     from twin.evaluation import evaluate, first_judged
     from twin.service import evaluate as service
@@ -225,5 +225,7 @@ def evaluate(
         )
         return
     console.print(service.table(result))
+    if result["unstable"]:
+        console.print(service.unstable(result), soft_wrap=True)
     for path in pictures:
         console.print(f"picture: {path}", soft_wrap=True)
