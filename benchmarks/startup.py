@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -140,7 +141,7 @@ def measure(console: Console, *, quick: bool) -> Result:
             with tempfile.TemporaryDirectory(dir=place, prefix="cold") as empty:
                 return first_prediction("compiled", place, Path(empty), followed)
 
-        starts = {
+        starts: dict[str, Callable[[], dict[str, float]]] = {
             COLD: cold,
             WARM: partial(first_prediction, "compiled", place, None, followed),
             EAGER: partial(first_prediction, "eager", place, None, followed),

@@ -14,7 +14,7 @@ from twin.families import FAMILIES
 ROOT = Path(__file__).parent.parent
 
 LAYERS: list[set[str]] = [
-    {"twin.errors", "twin.messages", "twin.metrics", "twin.defaults"},
+    {"twin.errors", "twin.messages", "twin.metrics", "twin.defaults", "twin.plain_json"},
     {
         "twin.window",
         "twin.history",
@@ -48,6 +48,7 @@ LAYERS: list[set[str]] = [
         "twin.offline",
         "twin.split",
         "twin.evaluation",
+        "twin.columns",
         "twin.changes",
         "twin.comparison",
         "twin.monitor",
@@ -109,12 +110,14 @@ PURE = {
     "twin.offline",
     "twin.split",
     "twin.evaluation",
+    "twin.columns",
     "twin.changes",
     "twin.comparison",
     "twin.monitor",
     "twin.window",
     "twin.metrics",
     "twin.messages",
+    "twin.plain_json",
 }
 WORLD = {"socket", "threading", "time", "zmq", "subprocess", "os", "pathlib", "queue", "signal", "asyncio"}
 

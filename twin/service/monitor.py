@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
@@ -20,6 +19,7 @@ from twin.config import Config
 from twin.errors import CheckpointError
 from twin.messages import Event, Members, Message, Prediction, Sample, Spec
 from twin.monitor import Monitor
+from twin.plain_json import json_text
 from twin.supervisor import orphaned
 
 FIGURES_PERIOD_SEC: Final = 0.2
@@ -45,7 +45,7 @@ def watch(config: Config) -> None:
         observe(monitor, stream, publisher, stop)
         if config.report.report and not orphaned():
             report = finish(config, monitor)
-            Path(config.report.report).write_text(json.dumps(report, indent=2) + "\n")
+            Path(config.report.report).write_text(json_text(report, indent=2) + "\n")
 
 
 def observe(monitor: Monitor, stream: Subscriber[Message], publisher: Publisher, stop: service.Stop) -> None:
