@@ -96,7 +96,8 @@ def free_run_fit(
     comparison: Comparison, directory: Path, horizon: int, window: int, adapt: bool
 ) -> dict[str, float]:
     """Fit % of free runs over the last quarter of the run, each by the model that answered at its start, with
-    what it learns from all samples until then if the twin adapts."""
+    what it learns from all samples until then if the twin adapts. Of a twin that was started anew it learns
+    from those that came since."""
     inputs = len(comparison.spec.inputs)
     by_model: dict[int, list[int]] = {}
     for number, first in comparison.segments(horizon, window):
@@ -108,10 +109,11 @@ def free_run_fit(
     for number, firsts in by_model.items():
         predictor = open_predictor(load(path_of(directory, number)))
         predictor.adapting = adapt
-        at = comparison.seen_from(number, firsts[0], window)
+        at = -1  # the next sample that it has not seen
         for first in firsts:
-            if not comparison.unbroken(at, first):
-                predictor.reset(learned=False)
+            anew = at < comparison.begun_at(first)
+            if anew or not comparison.unbroken(at, first):
+                predictor.reset(learned=anew)
                 at = comparison.seen_from(number, first, window)
             seen = comparison.stretch(at, first - 1)
             predictor.warm(seen[None].astype(np.float32))
