@@ -50,6 +50,7 @@ LOAD_STATISTICS_SEC: Final = 60.0
 KEPT_SAMPLES: Final = 300_000
 """Newest samples whose errors are kept: five minutes at 1 kHz."""
 _IDEAL_NOISE_SHARE: Final = 1e-6  # of a full scale, where sensors are ideal or the load never changes
+_FAILED_FULL_SCALES: Final = 100.0  # of noise, which leave a sensor no weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +94,10 @@ class LoadStatistics:
 
 def reading_variances(motor: DCMotor, noise: SensorNoise) -> Array:
     """(2,): of current and speed, the encoder's whole edges apart. Never quite zero."""
-    full = motor.stall_current(motor.rated_voltage), motor.rated_voltage / motor.back_emf
     quantum = 2 * noise.current_range / 2**noise.current_bits if noise.current_bits else 0.0
     uniform = quantum**2 / 12  # variance of rounding
     read = np.array([noise.current_rms**2 + uniform, noise.speed_rms**2])
-    found: Array = np.maximum(read, (_IDEAL_NOISE_SHARE * np.array(full)) ** 2)
+    found: Array = np.maximum(read, (_IDEAL_NOISE_SHARE * full_scales(motor)) ** 2)
     return found
 
 
@@ -109,13 +109,33 @@ def load_variances(motor: DCMotor, load: LoadStatistics, dt: float, jumping: boo
     return np.array([max(load.rms, least) ** 2, max(walk, least * dt) ** 2, load.jump_rms**2, load.jumps])
 
 
+Failed = tuple[bool, bool]
+"""Whether the sensors of current and speed have failed."""
+
+
+def leave_out(z: Array, r: Array, expected: Array, full: Array, failed: Failed) -> tuple[Array, Array]:
+    """One sample z (1, 3) and variances of readings (2,) such that a filter takes nothing from a sensor that
+    has `failed`: it is said to read what is `expected` (2,), in noise far beyond its `full` scale (2,)."""
+    read = z.copy()
+    read[0, 1:] = np.where(failed, expected, z[0, 1:])
+    return read, np.where(failed, np.square(_FAILED_FULL_SCALES * full), r)
+
+
+def full_scales(motor: DCMotor) -> Array:
+    """Of current and speed (2,), A and rad/s."""
+    return np.array([motor.stall_current(motor.rated_voltage), motor.rated_voltage / motor.back_emf])
+
+
 class Observer(Protocol):
     """What observes a motor whose parameters it knows: `Floor`, and that of a real motor."""
 
     motor: DCMotor
 
-    def errors(self, z: Array) -> Array:
+    def errors(self, z: Array, failed: Failed = ...) -> Array:
         """As `Floor.errors`."""
+
+    def lose_sight(self) -> None:
+        """As `Floor.lose_sight`."""
 
 
 class Floor:
@@ -163,15 +183,22 @@ class Floor:
         self._motor = motor
         self._p = row(motor)
 
-    def errors(self, z: Array) -> Array:
+    def errors(self, z: Array, failed: Failed = (False, False)) -> Array:
         """Errors (T, 2) of what was expected of samples z (T, 3), voltage, current and speed, in turn.
 
-        A sample whose outputs are NaN was not measured: the filter goes on without it.
+        A sample whose outputs are NaN was not measured: the filter goes on without it. Of one sample z (1, 3)
+        a sensor may have `failed`: then nothing is taken from it, and its error is zero.
         """
-        errors = np.empty((len(z), 2))
+        errors, r = np.empty((len(z), 2)), self._r
+        if any(failed):
+            z, r = leave_out(z, r, self.expected[:2], full_scales(self.motor), failed)
         state = self.expected, self._calm, self.covariance, self._bank, self._head
-        follow(self._p, self._r, self._encoder, self._load, self.dt, np.ascontiguousarray(z), *state, errors)
+        follow(self._p, r, self._encoder, self._load, self.dt, np.ascontiguousarray(z), *state, errors)
         return errors
+
+    def lose_sight(self) -> None:
+        """From now on know nothing of current and speed: nobody told under which voltage the motor was."""
+        self.covariance[[0, 1], [0, 1]] += np.square(full_scales(self.motor))
 
     def foresee(self, volts: Array, load: Array) -> Array:
         """Outputs (T, 2) from the next sample on, under voltages and loads (T,): what it expects of them."""
@@ -183,13 +210,27 @@ class Floor:
 
 
 class StreamFloor:
-    """The errors of an observer over the last samples of a stream; it is told what the scenario changes."""
+    """The errors of an observer over the last samples of a stream; it is told what the scenario changes.
+
+    It knows of the drifts of the motor, and of each fault of a sensor while it lasts:
+
+    - **offset**: the reading is corrected by it, so that the observer loses nothing;
+    - **stuck**: the reading tells nothing and is left out. The observer goes on by the other sensor, or by
+      the voltage alone where both are stuck;
+    - **drop-out**: there is no sample, so that the voltage is unknown too. It goes on by the one that was
+      last, as a twin does, and then believes the first sample that comes.
+
+    It is not judged while a sensor has failed, nor on the first sample afterwards, which was expected by an
+    observer that saw less than usual: such errors are NaN, and do not count. So what a fault does to a twin
+    is measured by what the observer does without it.
+    """
 
     def __init__(self, floor: Observer, scenario: Scenario | None = None) -> None:
         self.floor = floor
         self.scenario = scenario or Scenario()
         self._motor, self._drifted = floor.motor, dict[str, float]()
         self._last: Sample | None = None
+        self._healthy = False  # whether the last sample was there, and read rightly
         self._z = np.empty((1, 3))
         self._squares = np.full((KEPT_SAMPLES, 2), np.nan)
 
@@ -198,15 +239,20 @@ class StreamFloor:
         last, motor = self._last, self._motor
         if (now := self.scenario.parameters(motor, sample.t)) != self._drifted:
             self.floor.motor, self._drifted = replace(motor, **now), now  # type: ignore[arg-type]
-        continues = last is None or sample.seq == last.seq + 1
-        if last is not None and not continues:
+        if last is not None and sample.seq != last.seq + 1:
+            self._healthy = False
             for seq in range(last.seq + 1, sample.seq):
                 self._z[0] = last.u["voltage"], math.nan, math.nan
                 self._squares[seq % KEPT_SAMPLES] = self.floor.errors(self._z)[0]
-        self._z[0] = sample.u["voltage"], sample.y["current"], sample.y["speed"]
-        error = self.floor.errors(self._z)[0]
-        self._squares[sample.seq % KEPT_SAMPLES] = error**2 if last is not None and continues else math.nan
-        self._last = sample
+            self.floor.lose_sight()
+        wrong = self.scenario.wrong(sample.t)
+        current, speed = (wrong.get(name, 0.0) for name in ("current", "speed"))
+        self._z[0] = sample.u["voltage"], sample.y["current"] - current, sample.y["speed"] - speed
+        failed = math.isnan(current), math.isnan(speed)
+        error = self.floor.errors(self._z, failed)[0]
+        judged = self._healthy and not wrong
+        self._squares[sample.seq % KEPT_SAMPLES] = error**2 if judged else math.nan
+        self._last, self._healthy = sample, not wrong
 
     def rms(self, samples: int) -> dict[str, float]:
         """Root mean square of its errors over the last samples of the stream, for each output."""

@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulators.dc_motor import DCMotor
-from simulators.floor import Floor, LoadStatistics, load_variances, reading_variances
+from simulators.floor import (
+    Failed,
+    Floor,
+    LoadStatistics,
+    full_scales,
+    leave_out,
+    load_variances,
+    reading_variances,
+)
 from simulators.real_flow import advance_one, longest_step, width
 from simulators.real_kalman import follow
 from simulators.real_motor import RealMotor
@@ -42,7 +50,8 @@ class RealFloor:
         self.covariance = np.zeros((size, size))
         """(S, S) of the error of that."""
         self.covariance[-1, -1] = self._load[0]
-        full = motor.stall_current(motor.rated_voltage), motor.rated_voltage / motor.back_emf
+        full = full_scales(motor)
+        self._elastic = motor.shaft.stiffness > 0
         twist = motor.rated_torque / motor.shaft.stiffness if motor.shaft.stiffness else 1.0
         self._small = 1e-5 * np.array([full[0], full[1], 1.0, full[1], twist, 10.0, motor.rated_torque])
         self.errors(np.empty((0, 3)))  # compiles, or loads what was compiled: not with the first sample
@@ -59,12 +68,24 @@ class RealFloor:
         self._motor = motor
         self._p, self._step = motor.parameters(), COARSER * longest_step(motor)
 
-    def errors(self, z: Array) -> Array:
+    def errors(self, z: Array, failed: Failed = (False, False)) -> Array:
         """Errors (T, 2) of what was expected of samples z (T, 3), as `Floor.errors`."""
-        errors = np.empty((len(z), 2))
-        known = self._r, self._encoder, self._load, self._small, self.dt, self._step
+        errors, r = np.empty((len(z), 2)), self._r
+        if any(failed):
+            z, r = leave_out(z, r, self.expected[-3:-1], full_scales(self.motor), failed)
+        known = r, self._encoder, self._load, self._small, self.dt, self._step
         follow(self._p, *known, np.ascontiguousarray(z), self.expected, self.covariance, errors)
         return errors
+
+    def lose_sight(self) -> None:
+        """As `Floor.lose_sight`: of all that is a current or a speed, filtered and delayed readings too; and
+        of the angle."""
+        size = len(self.expected) - 1
+        behind = [3] if self._elastic else []  # a rigid shaft has no speed of its own
+        for first, others, full in zip((0, 1), ([], behind), full_scales(self.motor), strict=True):
+            alike = [first, *others, *range(6 + first, size, 2)]
+            self.covariance[np.ix_(alike, alike)] += full**2
+        self.covariance[2, 2] += 1.0
 
     def foresee(self, volts: Array, load: Array) -> Array:
         """Readings (T, 2) from the next sample on, under voltages and loads (T,): what it expects of them."""

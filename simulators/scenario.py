@@ -248,6 +248,16 @@ class Scenario:
                 torque += (load.factor or 0.0) * motor.rated_torque if load.torque is None else load.torque
         return torque
 
+    def wrong(self, t: float) -> dict[str, float]:
+        """The sensors that read wrongly at time t, s, each with what is added to the truth, in its unit: NaN
+        where that is not known, because it is stuck."""
+        found: dict[str, float] = {}
+        for fault in self.faults:
+            if fault.kind != "drop-out" and fault.at <= t < fault.until:
+                added = math.nan if fault.kind == "stuck" else fault.offset
+                found[fault.channel] = found.get(fault.channel, 0.0) + added
+        return found
+
     def suffer(self) -> Suffer:
         """A function of the time, s, and the reading that gives the faulty reading; None: not delivered.
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +12,12 @@ from rich.console import Console
 
 from benchmarks.fidelity.recordings import arx_online, measure, table
 from tests.models import new_network, open_network
-from twin.checkpoint import Checkpoint
+from twin.checkpoint import Checkpoint, save
+from twin.cli import models as cli
 from twin.errors import RecordingError
 from twin.evaluation import Evaluation, evaluate, first_judged
 from twin.messages import Spec
-from twin.metrics import autocorrelation, ljung_box, nrmse, vaf_percent
+from twin.metrics import autocorrelation, leaves_range, ljung_box, nrmse, vaf_percent
 from twin.models.scaling import Scaling
 
 SPEC = Spec(inputs=("u",), outputs=("y", "v"), dt=0.1)
@@ -72,6 +76,63 @@ def test_a_recording_shorter_than_the_horizon_has_no_forecast_but_all_else() -> 
     found = evaluate(some_model(z), z, horizon=100)
     assert len(found.forecasts) == 0 and found.figures()["forecast"] == {}
     assert found.figures()["one_step"]["y"]["rmse"] > 0
+
+
+def test_free_runs_of_several_lengths_are_judged_as_far_as_the_recording_allows() -> None:
+    z, dt = lag(150), SPEC.dt
+    found = evaluate(some_model(z), z, horizon=10, skip=20)
+    assert [runs.steps for runs in found.lengths] == [1, 10, 100, 130] and not found.unstable
+    tenth, once, tenfold, whole = (runs.figures(SPEC.outputs, dt) for runs in found.lengths)
+    assert [tenth["runs"], once["runs"], tenfold["runs"], whole["runs"]] == [130, 121, 31, 1]
+    assert tenfold["seconds"] == pytest.approx(10.0)
+    one_step, free_run, forecast = (found.figures()[kind] for kind in ("one_step", "free_run", "forecast"))
+    for name in SPEC.outputs:
+        assert tenth["outputs"][name]["rmse"] == pytest.approx(one_step[name]["rmse"], rel=1e-4)
+        assert whole["outputs"][name]["nrmse"] == pytest.approx(free_run[name]["nrmse"])
+        assert once["outputs"][name]["median_rmse"] == pytest.approx(forecast[name]["median_rmse"])
+    assert [runs.steps for runs in evaluate(some_model(z), z[:60], horizon=10, skip=20).lengths] == [
+        1,
+        10,
+        40,
+    ]
+
+
+def runaway(z: np.ndarray) -> Checkpoint:
+    """A linear model right enough one step ahead, whose free run of y grows without end."""
+    model = new_network("arx", SPEC, Scaling.of(z, 2), taps=2)
+    model.fit(z)
+    with torch.no_grad():
+        model.core.readout.weight[0, -2] += 1.0  # of the newest y
+    return Checkpoint(1, None, "arx", model.sizes, SPEC, model.tensors())
+
+
+def test_a_model_whose_free_run_leaves_the_range_is_unstable() -> None:
+    z = lag(400)
+    found = evaluate(runaway(z), z, horizon=10)
+    assert found.unstable
+    *_, longer, whole = (runs.figures(SPEC.outputs, SPEC.dt) for runs in found.lengths)
+    assert longer["left_range"] == longer["runs"] and whole["left_range"] == 1
+    first = int(np.argmax(leaves_range(found.free_run, z[:, 1:])))
+    assert 0 < first < 200 and whole["left_after_s"] == pytest.approx(first * SPEC.dt)
+
+
+def test_the_command_says_unstable_and_its_json_has_null_for_what_is_not_finite(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    z = lag(3_000)
+    save(tmp_path / "run", runaway(z))
+    header, file = ",".join(SPEC.features), tmp_path / "z.csv"
+    np.savetxt(file, z, delimiter=",", header=header, comments="")
+    for as_json in (True, False):
+        cli.evaluate(
+            tmp_path / "run", file, "", "", None, 1.0, None, folder=None, model="auto", as_json=as_json
+        )
+    told, _, view = capsys.readouterr().out.partition("\n}\n")
+    result = json.loads(told + "}", parse_constant=pytest.fail)
+    assert result["unstable"] and result["free_run"]["y"]["rmse"] is None
+    assert result["free_runs"][-1]["outputs"]["y"]["nrmse"] is None
+    assert [runs["steps"] for runs in result["free_runs"]] == [1, 10, 100, 2_950]
+    assert "unstable: its free runs leave" in view and "free runs of 10 s" in view
 
 
 @pytest.mark.parametrize(("samples", "skip", "first"), [(1000, None, 50), (200, None, 20), (200, 7, 7)])

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from benchmarks.fidelity import benchmark as fidelity
-from benchmarks.fidelity import growth, real, stream
+from benchmarks.fidelity import growth, real, stream, units
+from benchmarks.fidelity.change import HORIZON, SPEC, STRIDE
 from benchmarks.fidelity.kalman import floor_errors, floor_free_runs, floor_of
 from benchmarks.fidelity.linear_models import ARX, Subspace
 from benchmarks.fidelity.live import Live, alone
-from benchmarks.fidelity.stream import longest, running, since_when
+from benchmarks.fidelity.stream import longest, rms, running, since_when
 from benchmarks.subject import Subject
 from simulators import motor
 from simulators.quick_motor import quick
@@ -214,3 +215,32 @@ def test_excess_over_the_floor_of_a_real_motor(monkeypatch: pytest.MonkeyPatch) 
     assert result.details["limits"]["31"]["1 s"]["speed"] > physics["1 s"]["speed"]
     assert result.summary["hybrid_excess_share"] > 0
     assert result.subjects["hybrid"] == Subject("hybrid", "compiled", 1)
+
+
+def test_the_ordinary_rival_learns_and_begins_anew_with_another_motor() -> None:
+    rng, y = np.random.default_rng(3), np.zeros(4_000)
+    u = np.repeat(rng.normal(size=400), 10)
+    for k in range(1, len(y)):
+        gain = 30.0 if k < 2_000 else 60.0
+        y[k] = 0.8 * y[k - 1] + gain * u[k - 1] + 1.0 * rng.normal()
+    forecasts, residuals = units.ordinary(np.column_stack([u, y]))
+    assert rms(residuals[1_000:2_000, None])[0] < 1.3, "as the noise"
+    assert rms(residuals[2_100:3_000, None])[0] < 2.0 < rms(residuals[2_000:2_020, None])[0]
+    assert len(forecasts) == len(range(0, len(y) - HORIZON, STRIDE))
+
+
+def test_units_are_drawn_within_their_bounds_and_recovery_is_told_by_a_second_of_errors() -> None:
+    drawn = units.units(200, 1)
+    assert all(0.5 <= each.gain <= 2 and 0.5 <= each.slower <= 2 and abs(each.offset) <= 45 for each in drawn)
+    assert units.units(3, 1) == drawn[:3] != units.units(3, 2)
+    offline, errors = np.ones(1_000), np.ones(1_000)
+    errors[:150] = 10.0
+    assert units.one_step_recovery(errors, offline) == pytest.approx((150 + 49) * SPEC.dt, abs=0.03)
+    assert units.one_step_recovery(offline, offline) == 0.0
+
+
+def test_what_goes_astray_for_a_moment_long_after_has_settled() -> None:
+    errors, bound = np.ones(1_500), np.full(1_500, 1.2)
+    errors[:50] = errors[900:920] = 9.0
+    assert units.settled(errors, bound) == pytest.approx((50 + 12) * STRIDE * SPEC.dt, abs=0.1)
+    assert units.settled(9.0 * errors, bound) == float("inf")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from tests.models import new_network
-from twin.checkpoint import Checkpoint, load, newest
-from twin.errors import ConfigError, RecordingError
+from twin.checkpoint import Checkpoint, load, newest, numbers, save
+from twin.cli import models as cli
+from twin.errors import CheckpointError, ConfigError, RecordingError
 from twin.evaluation import evaluate
 from twin.messages import Spec
 from twin.models.linear import AVERAGES_SAMPLES
@@ -197,7 +201,8 @@ def test_fit_and_evaluate_as_a_user_does(tmp_path: Path) -> None:
     signals = ("--inputs", "u", "--outputs", "y")
     done = twin(tmp_path, "fit", learn, test, *signals, "--budget", "3s")
     assert done.returncode == 0 and "saved in runs/learn/000001" in done.stdout, done.stderr
-    again = twin(tmp_path, "fit", learn, *signals, "--budget", "2s", "--model", "arx", "--json")
+    arx = ("--budget", "2s", "--model", "arx", "--replace")  # whichever is better
+    again = twin(tmp_path, "fit", learn, *signals, *arx, "--json")
     assert json.loads(again.stdout)["model"] == 2, again.stderr
     assert load(tmp_path / "runs/learn/000002").family == "arx"
     told = twin(
@@ -212,6 +217,78 @@ def test_fit_and_evaluate_as_a_user_does(tmp_path: Path) -> None:
     assert all((tmp_path / p).stat().st_size > 1000 for p in figures["pictures"])
     table = twin(tmp_path, "evaluate", "runs/learn", test)
     assert "model 2, arx, on 450 samples" in table.stdout and "Ljung-Box" in table.stdout
+
+
+class Fits:
+    """`twin fit` into one directory, in this process: a linear model, which takes no time to find."""
+
+    def __init__(self, where: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.where, self._capsys = where, capsys
+
+    def __call__(self, z: Array, model: str = "arx", **options: Any) -> str:
+        given: dict[str, Any] = {"dt": None, "seed": 1, "budget": "1s", "as_json": False, "replace": False}
+        file, run_dir = csv(self.where / "z.csv", z), str(self.where / "run")
+        cli.fit([file], "u", "y", model=model, run_dir=run_dir, **given | options)
+        return self._capsys.readouterr().out
+
+    @property
+    def saved(self) -> list[int]:
+        return numbers(self.where / "run")
+
+
+@pytest.fixture
+def fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Fits]:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield Fits(tmp_path, capsys)
+    for number, handler in handlers.items():  # the command takes them over
+        signal.signal(number, handler)
+
+
+def poor() -> Array:
+    """The same plant, whose sensor was loose at first: little can be learned from that."""
+    z = record(200, seed=5)
+    z[:110, 1] = np.random.default_rng(5).uniform(-1, 1, 110)
+    return z
+
+
+def test_a_worse_model_is_not_saved_over_a_better_one_unless_asked(fits: Fits) -> None:
+    first = fits(record(800))
+    assert "held-out samples," not in first and fits.saved == [1]
+    worse = fits(poor())
+    told = re.search(r"same held-out samples ([\d.]+) %, against ([\d.]+) % of model 1 \(arx\): worse", worse)
+    assert told is not None and float(told[1]) > float(told[2]), worse
+    assert "not saved: model 1 stays" in worse and "--replace" in worse and fits.saved == [1]
+    told_json = json.loads(fits(poor(), as_json=True))
+    assert (told_json["model"], told_json["path"]) == (None, None)
+    assert told_json["before"]["better"] and told_json["before"]["model"] == 1
+    assert ": worse" in fits(poor(), replace=True) and fits.saved == [1, 2]
+
+
+def test_a_better_one_is_saved_also_from_another_recording_or_more_data(fits: Fits) -> None:
+    fits(poor())
+    assert "of model 1 (arx): no worse" in fits(record(800, seed=2)) and fits.saved == [1, 2]
+    fits(record(800, seed=2))  # the same once more is no worse
+    assert fits.saved == [1, 2, 3]
+    assert "of model 3 (arx): worse" in fits(poor(), model="rnn")  # of another family too
+    assert fits.saved == [1, 2, 3]
+
+
+def test_a_model_that_is_damaged_or_cannot_be_run_stops_no_fit(fits: Fits, tmp_path: Path) -> None:
+    fits(record(800))
+    run, checkpoint = tmp_path / "run", load(tmp_path / "run/000001")
+    (save(run, replace(checkpoint, number=2)) / "weights.safetensors").write_bytes(b"damaged")
+    assert "of model 1 (arx): worse" in fits(poor())  # the newest that verifies is who is compared with
+    assert fits.saved == [1, 2]
+    scaling = {name: checkpoint.tensors[name] for name in ("mean", "scale", "increment_scale")}
+    sizes = {"inputs": 1, "outputs": 1, "state": 1}
+    save(run, replace(checkpoint, number=3, family="Gone@0123456789ab", sizes=sizes, tensors=scaling))
+    told = fits(poor())
+    assert "not compared with model 3, which cannot be run" in told and fits.saved == [1, 2, 3, 4]
+    save(run, replace(checkpoint, number=5, family="Gone@0123456789ab", sizes=sizes, tensors=scaling))
+    before = json.loads(fits(poor(), as_json=True), parse_constant=pytest.fail)["before"]  # no NaN in JSON
+    assert (before["model"], before["held_out_nrmse"]) == (5, None)
+    with pytest.raises(CheckpointError, match="choose another --run-dir"):
+        fits(record(800), dt=0.5)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from simulators.dc_motor import MOTORS
 from simulators.exact import advance, row, tangent, transition
 from simulators.floor import Floor, LoadStatistics, StreamFloor
 from simulators.quick_motor import quick
+from simulators.real_floor import best_observer
 from twin.messages import Sample
 
 DT = 1e-3
@@ -144,6 +145,58 @@ def test_it_knows_what_changes() -> None:
     floor, other = knowing.rms(3000), ignorant.rms(3000)
     assert floor["speed"] < 1.2 * SensorNoise.of(plant).speed_rms
     assert other["speed"] > 1.5 * floor["speed"]
+
+
+BOTH = "kind='stuck'\nchannel='speed'\nat=1.0\nuntil=1.3\n[[fault]]\nkind='stuck'\nchannel='current'"
+FAULTS = {
+    "offset": ("kind='offset'\nchannel='current'\noffset=0.3", 1e-6),
+    "stuck current": ("kind='stuck'\nchannel='current'", 0.005),
+    "stuck speed": ("kind='stuck'\nchannel='speed'", 0.005),
+    "both": (BOTH, 0.02),
+    "drop-out": ("kind='drop-out'", 0.05),
+}
+"""Each kind, and by how much the observer's error may be larger after it."""
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+@pytest.mark.parametrize("name", ["qube-servo-3", pytest.param("qube-servo-3-real", marks=pytest.mark.slow)])
+def test_a_sensor_that_fails_does_not_mislead_it(fault: str, name: str) -> None:
+    """Afterwards it is at once as one that met no fault, and meanwhile it is not judged."""
+    plant, (text, worse) = motor(name), FAULTS[fault]
+    story = Scenario.parse(f"[[fault]]\n{text}\nat=1.0\nuntil=1.3\n")
+    known = LoadStatistics.of_signal(signal(default_load(plant), 2), DT)
+    suffer, noise = story.suffer(), SensorNoise.of(plant)
+    healthy, other = (StreamFloor(best_observer(plant, DT, noise, known), told) for told in (None, story))
+    for k, values in enumerate(quick(plant, 1_700).z.tolist()):
+        sample = plant.spec(DT).sample(k, values)
+        healthy.observe(sample)
+        y = suffer(sample.t, dict(sample.y))
+        if y is not None:
+            other.observe(Sample(seq=k, t=sample.t, u=sample.u, y=y))
+        if k == 1_300:
+            assert fault == "drop-out" or other.rms(301) == {}
+    for output, least in healthy.rms(399).items():
+        assert other.rms(399)[output] == pytest.approx(least, rel=worse)
+    assert other.rms(1_700)["speed"] < 1.2 * healthy.rms(1_700)["speed"]
+
+
+def test_a_stuck_sensor_is_left_out_and_the_other_still_used() -> None:
+    """By the current alone it knows the speed far better than by the voltage alone."""
+    plant = motor()
+    known = LoadStatistics.of_signal(signal(default_load(plant), 2), DT)
+    stream = quick(plant, 3_000)
+    floors = {
+        failed: Floor(plant, DT, SensorNoise.of(plant), known)
+        for failed in ((False, False), (False, True), (True, False), (True, True))
+    }
+    errors: dict[tuple[bool, bool], list[float]] = {failed: [] for failed in floors}
+    for k in range(len(stream.z)):
+        for failed, floor in floors.items():
+            errors[failed].append(floor.expected[1] - stream.x[k, 1])
+            stuck = np.where(failed, stream.z[1_000, 1:], stream.z[k, 1:])  # what it would read
+            floor.errors(np.array([[stream.z[k, 0], *stuck]]), failed if k > 1_000 else (False, False))
+    both, current, speed, none = (float(np.std(each[1_000:])) for each in errors.values())
+    assert both <= speed < current < 0.3 * none
 
 
 def test_a_motor_that_stood_and_was_turned_by_its_load_is_found_again() -> None:

@@ -14,7 +14,7 @@ from twin.families import FAMILIES
 ROOT = Path(__file__).parent.parent
 
 LAYERS: list[set[str]] = [
-    {"twin.errors", "twin.messages", "twin.metrics", "twin.defaults"},
+    {"twin.errors", "twin.messages", "twin.metrics", "twin.defaults", "twin.plain_json"},
     {
         "twin.window",
         "twin.history",
@@ -37,6 +37,7 @@ LAYERS: list[set[str]] = [
         "twin.bank",
         "twin.counters",
         "twin.mixture",
+        "twin.horizons",
         "twin.handover",
         "twin.forecast",
         "twin.twin",
@@ -47,6 +48,7 @@ LAYERS: list[set[str]] = [
         "twin.offline",
         "twin.split",
         "twin.evaluation",
+        "twin.columns",
         "twin.changes",
         "twin.comparison",
         "twin.monitor",
@@ -108,12 +110,14 @@ PURE = {
     "twin.offline",
     "twin.split",
     "twin.evaluation",
+    "twin.columns",
     "twin.changes",
     "twin.comparison",
     "twin.monitor",
     "twin.window",
     "twin.metrics",
     "twin.messages",
+    "twin.plain_json",
 }
 WORLD = {"socket", "threading", "time", "zmq", "subprocess", "os", "pathlib", "queue", "signal", "asyncio"}
 

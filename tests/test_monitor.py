@@ -5,16 +5,21 @@ from __future__ import annotations
 import io
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
+from tests.models import beginning, checkpoint_of, shaken
+from twin.backends.opening import open_predictor
+from twin.checkpoint import load, path_of, save
 from twin.comparison import KEPT_SAMPLES, Comparison
 from twin.dashboard import Dashboard
 from twin.messages import Event, Prediction, Sample, Spec, pack
 from twin.monitor import RECENT_SAMPLES, Monitor
+from twin.service.monitor import free_run_fit
 
 SPEC = Spec(inputs=("voltage",), outputs=("current", "speed"), dt=0.001)
 
@@ -23,9 +28,11 @@ def sample(seq: int, current: float = 0.0, speed: float = 0.0, epoch: int = 1) -
     return SPEC.sample(seq, [2.0 * seq, current, speed], epoch=epoch)
 
 
-def prediction(seq: int, current: float = 0.0, speed: float = 0.0, model: int = 1) -> Prediction:
+def prediction(
+    seq: int, current: float = 0.0, speed: float = 0.0, model: int = 1, twin: int = 2
+) -> Prediction:
     return Prediction(
-        epoch=2,
+        epoch=twin,
         seq=seq,
         y={"current": current, "speed": speed},
         residual={},
@@ -145,6 +152,48 @@ def test_free_runs_keep_clear_of_gaps_and_fit_into_a_short_run() -> None:
     assert monitor.comparison.seen_from(0, 101, window=10) == 0
     assert fed(30).comparison.segments(horizon=50, window=20) == []
     assert fed(100).comparison.segments(horizon=50, window=20) == [(1, 50)]
+
+
+def test_free_runs_of_a_mixture_are_those_of_the_last_model_that_a_trainer_made() -> None:
+    monitor = Monitor(SPEC)
+    for seq in range(400):
+        monitor.observe(sample(seq, *wave(seq)))
+        model = 3 if 100 <= seq < 200 else 0  # at last a member leads that has no checkpoint
+        monitor.observe(prediction(seq, *wave(seq + 1), model=model), 1_250_000)
+    assert monitor.comparison.segments(horizon=50, window=20) == [(3, 300), (3, 350)]
+
+
+def restarted(samples: int, at: int) -> Comparison:
+    """Answered by model 1 throughout; from sample `at` on by another start of the twin, which missed two."""
+    comparison = Comparison(SPEC)
+    for seq in range(samples):
+        comparison.add_sample(sample(seq, *wave(seq)))
+        if seq not in (at - 1, at - 2):
+            comparison.add_prediction(prediction(seq, *wave(seq + 1), twin=2 + (seq >= at)))
+    return comparison
+
+
+def test_a_twin_that_was_started_anew_has_seen_nothing_of_what_came_before() -> None:
+    comparison = restarted(200, at=165)
+    assert [comparison.begun_at(first) for first in (1, 150, 163, 166, 180)] == [0, 0, 0, 165, 165]
+    assert [comparison.seen_from(1, first, window=10) for first in (150, 175, 190)] == [0, 165, 165]
+    starts = [first for _, first in comparison.segments(horizon=10, window=10)]
+    assert starts == [150, 160, 180, 190]  # at 170 the twin had seen five samples
+
+
+def test_free_runs_of_a_restarted_twin_are_replayed_as_it_was(tmp_path: Path) -> None:
+    """Compared with a predictor that has seen what each start of the twin had."""
+    z = np.array([[2.0 * seq, *wave(seq)] for seq in range(200)])
+    model = shaken(beginning("gru", z, SPEC))
+    save(tmp_path, checkpoint_of(model, 1, SPEC))
+    comparison, runs = restarted(200, at=165), []
+    for begun, first in ((0, 150), (0, 160), (165, 180), (165, 190)):
+        predictor = open_predictor(load(path_of(tmp_path, 1)))
+        predictor.warm(z[None, begun : first - 1].astype(np.float32))
+        run = predictor.free_run(z[first - 1 : first], z[None, first : first + 10, :1])[0]
+        runs.append((z[first : first + 10, 1:], run))
+    found = free_run_fit(comparison, tmp_path, horizon=10, window=10, adapt=False)
+    assert found == pytest.approx(comparison.free_run_fit(runs), rel=1e-5)
 
 
 def test_free_run_fit_joins_the_runs() -> None:

@@ -21,8 +21,9 @@ class Comparison:
 
     A prediction with `seq` k is the prediction of sample k + 1, so both are kept in rings indexed by `seq`:
     `z` (KEPT_SAMPLES, F) the samples, `y_hat` (KEPT_SAMPLES, P) the predictions of sample k, `model`
-    (KEPT_SAMPLES,) the model that made them, and `sample_seq`, `expected_seq` (KEPT_SAMPLES,) the seq that a
-    row belongs to. Of a plant that begins anew, which its `epoch` shows, everything before is left out.
+    (KEPT_SAMPLES,) the model that made them, `twin` (KEPT_SAMPLES,) the epoch of the twin that did, and
+    `sample_seq`, `expected_seq` (KEPT_SAMPLES,) the seq that a row belongs to. Of a plant that begins anew,
+    which its `epoch` shows, everything before is left out.
     """
 
     def __init__(self, spec: Spec) -> None:
@@ -36,6 +37,7 @@ class Comparison:
         # how far the interval reaches to either side of y_hat
         self.reach = np.full((KEPT_SAMPLES, outputs), np.nan, np.float32)
         self.model = np.zeros(KEPT_SAMPLES, np.int64)
+        self.twin = np.zeros(KEPT_SAMPLES, np.int64)
         self.sample_seq = np.full(KEPT_SAMPLES, -1, np.int64)
         self.expected_seq = np.full(KEPT_SAMPLES, -1, np.int64)
 
@@ -66,6 +68,7 @@ class Comparison:
         self.y_hat[row] = y_hat
         self.reach[row] = self._reach(prediction)
         self.model[row] = prediction.model
+        self.twin[row] = prediction.epoch
         self.expected_seq[row] = prediction.seq + 1
         return True
 
@@ -127,27 +130,48 @@ class Comparison:
     def segments(self, horizon: int, window: int) -> list[tuple[int, int]]:
         """(model, first seq) of free runs over the last quarter of the run, one after the other.
 
-        Each is warmed by the `window` samples before `first` at least, and runs over `horizon` samples from
-        it with the model that answered at its start, which had therefore seen none of them.
+        Each is warmed by the `window` samples before `first` at least, which the twin has seen too, and runs
+        over `horizon` samples from it with the model that answered at its start, which had therefore seen
+        none of them. Where a mixture was led by a member without a checkpoint, it is the one that led before;
+        0 where none has.
         """
         last = min(max(self.quarter, horizon), KEPT_SAMPLES - window - 1)
         oldest = max(self.first_seq + window, self.last_seq + 1 - last)
         found = []
         for first in range(oldest, self.last_seq + 2 - horizon, horizon):
             answered = self.expected_seq[first % KEPT_SAMPLES] == first
-            if answered and self.unbroken(first - window, first + horizon):
-                found.append((int(self.model[first % KEPT_SAMPLES]), first))
+            seen = answered and self.begun_at(first) <= first - window
+            if seen and self.unbroken(first - window, first + horizon):
+                found.append((self._last_model(first), first))
         return found
+
+    def _last_model(self, seq: int) -> int:
+        """The last of the trainer's models that answered or led until then; 0 where there was none."""
+        seqs = np.arange(max(self.first_seq, seq + 1 - KEPT_SAMPLES), seq + 1)
+        models = np.where(self.expected_seq[seqs % KEPT_SAMPLES] == seqs, self.model[seqs % KEPT_SAMPLES], 0)
+        made = np.flatnonzero(models)
+        return int(models[made[-1]]) if len(made) else 0
+
+    def begun_at(self, first: int) -> int:
+        """The `seq` of the first sample that the twin has seen which answered at `first`: a twin that was
+        started anew knows nothing of what came before."""
+        seqs = np.arange(max(self.first_seq, self.last_seq + 1 - KEPT_SAMPLES), first + 1)
+        rows = seqs % KEPT_SAMPLES
+        if not len(seqs) or self.expected_seq[rows[-1]] != first:
+            return first
+        same = seqs[(self.expected_seq[rows] == seqs) & (self.twin[rows] == self.twin[rows[-1]])]
+        return max(int(same[0]) - 1, int(seqs[0]))
 
     def seen_from(self, number: int, first: int, window: int) -> int:
         """The `seq` from which a model has seen samples, none of which is missing until `first`: the `window`
-        that warmed it, then those that it answered."""
-        seqs = np.arange(max(self.first_seq, self.last_seq + 1 - KEPT_SAMPLES), first)
+        that warmed it, then those that it answered, all since the twin's own start."""
+        begun = self.begun_at(first)
+        seqs = np.arange(begun, first)
         missing = seqs[self.sample_seq[seqs % KEPT_SAMPLES] != seqs]
         answered = self.expected_seq[seqs % KEPT_SAMPLES] == seqs
         own = seqs[answered & (self.model[seqs % KEPT_SAMPLES] == number)]
         begin = (int(own[0]) if len(own) else first) - window
-        return max(begin, int(missing[-1]) + 1 if len(missing) else int(seqs[0]))
+        return max(begin, int(missing[-1]) + 1 if len(missing) else begun)
 
     def unbroken(self, first: int, last: int) -> bool:
         """Whether all samples from `first` to `last` - 1 are there."""

@@ -4,7 +4,8 @@ How far off free runs are is measured, not modelled: while the stream goes, a se
 and again from where the first one is, runs free under the inputs that come, and is compared with what comes.
 Its errors, by horizon, feed the same quantile tracker as the intervals of the answers (`twin.detection`).
 So a forecast's interval holds for inputs like those of late; where none of late were like them, nobody
-knows.
+knows. Where several models answer as one, each runs free by itself, and they are mixed by how well they did
+(`twin.horizons`).
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from twin.errors import SpecError
+from twin.horizons import MAX_RUN_SAMPLES, ROWS, Foresight
 from twin.kernels.detection import FIRST_WIDTH, MISS_SHARE
 from twin.messages import Spec
+from twin.mixture import Blend, Mixture, mean_of, taken_over
 from twin.predictor import Predictor
 from twin.window import Window
 
-MAX_RUN_SAMPLES: Final = 2_000
-"""Samples of the longest of these free runs. Beyond, widths go on as they grew before."""
-RUN_SAMPLES: Final = (MAX_RUN_SAMPLES // 8,) * 4 + (MAX_RUN_SAMPLES,)
-"""Of the free runs, in turn: the near horizons, which matter more, are measured more often."""
+RUN_SAMPLES: Final = (MAX_RUN_SAMPLES // 32, MAX_RUN_SAMPLES // 8) * 4 + (MAX_RUN_SAMPLES,)
+"""Of the free runs, in turn: the near horizons, which matter more, are measured more often. Beyond the
+longest one, widths go on as they grew before."""
 TURN_SAMPLES: Final = 16
 """Samples of such a run in one turn."""
 MIN_RUNS: Final = 8
 """Runs before there is an interval at a horizon."""
 _SCALE_RUNS: Final = 12.0  # runs over which the scale is taken: models become better
 _WIDTH_STEP: Final = 0.1  # of the width, in scales, by one run
-_GRID: Final = np.unique(np.geomspace(1, MAX_RUN_SAMPLES, 28).round().astype(int)) - 1  # rows of a forecast
 
 Array = NDArray[np.float64]
 
@@ -54,58 +55,91 @@ class HorizonErrors:
     """The errors of free runs over the recent past, by horizon."""
 
     def __init__(self, spec: Spec) -> None:
-        shape = len(_GRID), len(spec.outputs)
+        shape = len(ROWS), len(spec.outputs)
         self._inputs = len(spec.inputs)
         self.width = np.full(shape, FIRST_WIDTH)  # in scales
         self.scale = np.zeros(shape)
-        self.runs = np.zeros(len(_GRID), np.int64)
+        self.runs = np.zeros(len(ROWS), np.int64)
+        self.foresight = Foresight(shape[1], spec.dt, TURN_SAMPLES)
         self._errors = np.zeros(shape)
         self._lengths = itertools.cycle(RUN_SAMPLES)
-        self._runner: Predictor | None = None
+        self._measures = False
+        self._runners: dict[str, Predictor] = {}
         self._row, self._length = 0, 0  # of the run under way: rows done, rows to do (0: none under way)
         self._seen = 0  # of the window's count
-        self._y: Array = np.zeros(shape[1])  # what the runner expects of the next sample
+        self._runs: list[Array] = []  # the portion under way (n, P), of those that have taken it
+        self._y: Array = np.zeros((1, shape[1]))  # what each runner expects of the next sample
+        self._say: Array = np.ones((1, shape[1]))  # their weights, as for a forecast that began with them
 
     def follow(self, predictor: Predictor | None) -> None:
         """From now on this predictor is what is measured; None: none."""
-        self._runner, self._length = (predictor.fork(1) if predictor is not None else None), 0
+        self._measures, self._length = predictor is not None, 0
+        self._runners = taken_over(self._runners, members_of(predictor), 1) if predictor is not None else {}
 
     def abandon(self) -> None:
         """Give up the run under way: what came is not what was measured."""
         self._length = 0
 
     def look(self, window: Window, active: Predictor, expected: ArrayLike) -> None:
-        """Go on by a portion of the samples that have come, when there are so many; begin a run where none
-        is.
+        """Go on by a portion of the samples that have come, when there are so many, by one member a turn;
+        begin a run where none is.
 
         `expected` (P) is what the active predictor answered to the newest sample of the window.
         """
-        runner, portion = self._runner, min(TURN_SAMPLES, window.length - 1)
-        if runner is None or portion < 1:
+        portion = min(TURN_SAMPLES, window.length - 1)
+        if not self._measures or portion < 1:
             return
         behind = window.count - self._seen
         if not self._length or behind > window.length:  # the window has rolled on without the run
-            runner.take_over(active)
-            self._seen, self._row, self._length = window.count, 0, next(self._lengths)
-            self._y = np.array(expected, np.float64)
+            self._begin(window.count, active, expected)
             return
         n = min(portion, self._length - self._row)
         if behind <= n:  # the y of the last row come one sample later than its u
             return
         z = window.tail(behind)[:, : n + 1]
         u, came = z[:, :n, : self._inputs], z[0, 1:, self._inputs :]
-        first = np.concatenate([u[0, 0], self._y])[None]
-        run = runner.free_run(first, z[:, 1:, : self._inputs])[0]
-        fed = np.concatenate([self._y[None], run[:-1]])
-        runner.warm(np.concatenate([u, fed[None]], axis=2))
-        rows = np.flatnonzero((self._row <= _GRID) & (self._row + n > _GRID))
-        self._errors[rows] = np.abs(came - run)[_GRID[rows] - self._row]
-        self._y = np.asarray(run[-1], np.float64)
+        while len(self._runs) < len(self._y):
+            self._runs.append(self._go_on(len(self._runs), u, z[:, 1:, : self._inputs]))
+            if len(self._runs) < len(self._y) and behind + len(self._y) < window.length:
+                return  # the others with the next samples: none of them waits for all
+        runs, self._runs = np.stack(self._runs), []
         self._row += n
         self._seen += n
+        self._compare(runs, came)
         if self._row >= self._length:
-            self._take_in(int(np.searchsorted(_GRID, self._length)))
+            self._take_in(int(np.searchsorted(ROWS, self._length)))
             self._length = 0
+
+    def _begin(self, count: int, active: Predictor, expected: ArrayLike) -> None:
+        """Begin a run where the active predictor is, the window's count being so much."""
+        self._runners = taken_over(self._runners, members_of(active), 1)
+        self._seen, self._row, self._length, self._runs = count, 0, next(self._lengths), []
+        self._y = np.tile(np.asarray(expected, np.float64), (len(self._runners), 1))
+        if isinstance(active, Mixture):
+            named, weights, _ = active.tried()
+            said = dict(zip(named, weights, strict=True))
+            self._say = np.stack([said.get(name, np.zeros(weights.shape[1])) for name in self._runners])
+            active.foresight = self.foresight
+
+    def _go_on(self, which: int, u: Array, ahead: Array) -> Array:
+        """A portion (n, P) of a runner's free run under inputs u (1, n, U), those `ahead` (1, n, U) a sample
+        later."""
+        runner, y = list(self._runners.values())[which], self._y[which]
+        run = np.asarray(runner.free_run(np.concatenate([u[0, 0], y])[None], ahead)[0], np.float64)
+        fed = np.concatenate([y[None], run[:-1]])
+        runner.warm(np.concatenate([u, fed[None]], axis=2))
+        self._y[which] = run[-1]
+        return run
+
+    def _compare(self, runs: Array, came: Array) -> None:
+        """Take in the newest portion (M, n, P) of all runs, and the outputs (n, P) that came."""
+        first = self._row - len(came)
+        run = runs[0] if len(runs) == 1 else mean_of(runs, self._say[:, None], self.foresight.limits)
+        rows = np.flatnonzero((first <= ROWS) & (self._row > ROWS))
+        self._errors[rows] = np.abs(came - run)[ROWS[rows] - first]
+        if len(runs) > 1:
+            known = [name for name, each in self._runners.items() if each.number]
+            self.foresight.judge(dict(zip(self._runners, runs, strict=True)), came, known)
 
     def _take_in(self, reached: int) -> None:
         """Take in a run's errors at so many of the horizons."""
@@ -123,6 +157,11 @@ class HorizonErrors:
     def snapshot(self) -> tuple[NDArray[np.int64], Array, Array]:
         """Runs, widths and scales by horizon, copied: what `reaches` takes."""
         return self.runs.copy(), self.width.copy(), self.scale.copy()
+
+
+def members_of(predictor: Predictor) -> dict[str, Predictor]:
+    """Those that run free by themselves."""
+    return predictor.members if isinstance(predictor, Blend) else {"": predictor}
 
 
 def rising(values: Array) -> Array:
@@ -148,7 +187,7 @@ def reaches(runs: NDArray[np.int64], width: Array, scale: Array, steps: int) -> 
     if known < 2:
         return None
     grid, reach = (
-        np.log(_GRID[:known] + 1.0),
+        np.log(ROWS[:known] + 1.0),
         np.stack([rising(w) for w in (width * scale)[:known].T], axis=1),
     )
     at = np.log(np.arange(1.0, steps + 1.0))

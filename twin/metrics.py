@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+RUNAWAY_RANGES: Final = 1.5
+"""Ranges of an output, from the middle of its range, beyond which a free run has left it."""
 
 
 def rmse(error: ArrayLike) -> NDArray[np.float64]:
@@ -54,6 +59,23 @@ def vaf_percent(measured: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64
     left, spread = (y - y_hat).var(axis=0), y.var(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(100.0 * (1.0 - np.where(left == 0, 0.0, left / spread)))
+
+
+def leaves_range(run: ArrayLike, measured: ArrayLike, least: ArrayLike = 0.0) -> NDArray[np.bool_]:
+    """Where free runs (..., P) are farther from the middle of what was measured (..., P) than 1.5 times its
+    range, for any output, or are no number: (...). Such a model is unstable, as its plant was not.
+
+    `least` (P,) is the least range of each output, for one that hardly moves.
+
+    >>> leaves_range([[0.0], [2.1], [float("nan")]], [[0.0], [1.0]]).tolist()
+    [False, True, True]
+    """
+    y = np.asarray(measured, np.float64)
+    y = y.reshape(-1, y.shape[-1])
+    low, high = y.min(axis=0), y.max(axis=0)
+    away = np.abs(np.asarray(run, np.float64) - (low + high) / 2)
+    inside = away <= RUNAWAY_RANGES * np.maximum(high - low, least)
+    return np.asarray(~inside.all(axis=-1))
 
 
 def autocorrelation(residual: ArrayLike, lags: int) -> NDArray[np.float64]:

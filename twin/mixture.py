@@ -11,7 +11,8 @@ import numpy.typing as npt
 from twin.backends.persistence import Persistence
 from twin.errors import SpecError
 from twin.families import PERSISTENCE
-from twin.kernels.mixture import CALL, CALL_SIZE, MAX_MEMBERS, mixer, places
+from twin.horizons import Foresight, beyond
+from twin.kernels.mixture import CALL, CALL_SIZE, LASTING_SEC, MAX_MEMBERS, SETTLE_SAMPLES, mixer, places
 from twin.messages import Members, Spec
 from twin.predictor import Predictor, check_shape
 
@@ -21,12 +22,13 @@ Array = npt.NDArray[Any]
 class Blend:
     """Several predictors side by side, each in its own state; their answers are averaged by weights (M, P).
 
-    A member whose answers are not finite has no say.
+    A member whose answers are not finite, or leave the `limits` (2, P), has no say.
     """
 
-    def __init__(self, members: Mapping[str, Predictor], weights: Array) -> None:
+    def __init__(self, members: Mapping[str, Predictor], weights: Array, limits: Array | None = None) -> None:
         self.members = dict(members)
         self.weights = weights
+        self.limits = limits
         for first in list(self.members.values())[:1]:
             self.rows, self.sample, self.y = first.rows, first.sample, first.y.copy()
 
@@ -88,57 +90,65 @@ class Blend:
 
     def step(self, z: Array) -> npt.NDArray[np.float32]:
         """Follow one sample z (N, F), and answer the y (N, P) expected of the next one."""
-        self.y[...] = self._mean([each.step(z) for each in self.members.values()])
+        self.y[...] = self._mean([each.step(z)[:, None] for each in self.members.values()])[:, 0]
         return self.y
 
     def free_run(self, z: Array, u: Array) -> npt.NDArray[np.float32]:
-        """Simulate from z (N, F) with inputs u (N, T, U), each member fed with its own answers: y (N, T,
-        P)."""
+        """Simulate from z (1, F) or (N, F) with inputs u (N, T, U), each member fed with its own answers: y
+        (N, T, P)."""
         return self._mean([each.free_run(z, u) for each in self.members.values()])
 
     def _mean(self, answers: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-        finite = np.array([np.isfinite(answer).all() for answer in answers])
-        weights = np.where(finite[:, None], self.weights, 0.0)
-        total = sum(
-            weight * answer for weight, answer, sound in zip(weights, answers, finite, strict=True) if sound
-        )
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(np.broadcast_to(total / weights.sum(axis=0), answers[0].shape), np.float32)
+        """Of answers (N, T, P)."""
+        runs = np.stack(answers).astype(np.float64)
+        return np.asarray(mean_of(runs, self.weights[:, None, None], self.limits), np.float32)
 
     def fork(self, rows: int) -> Blend:
         """Another one for N rows, each in the state of the first row of this one."""
-        return Blend({name: each.fork(rows) for name, each in self.members.items()}, self.weights.copy())
+        forked = {name: each.fork(rows) for name, each in self.members.items()}
+        return Blend(forked, self.weights, self.limits)
 
     def take_over(self, other: Blend) -> None:
         """Go on from where the first row of another one is, with its members and weights."""
-        others, self.weights = other.tried()
-        mine, self.members = self.members, {}
-        for name, each in others.items():
-            own = mine.get(name)
-            if own is None or own.number != each.number:
-                own = each.fork(self.rows)
-            else:
-                own.take_over(each)
-            self.members[name] = own
+        others, self.weights, self.limits = other.tried()
+        self.members = taken_over(self.members, others, self.rows)
 
-    def tried(self) -> tuple[dict[str, Predictor], Array]:
-        """The members whose free runs have been judged, those of checkpoints, and their weights (M, P); all
-        where there is none."""
-        places = [i for i, each in enumerate(self.members.values()) if each.number]
-        if not places:
-            return dict(self.members), self.weights.copy()
-        weights = self.weights[places]
-        if (weights.sum(axis=0) < np.finfo(np.float32).tiny).any():  # none of them has a say now
-            weights = np.full_like(weights, 1 / len(places))
-        return {name: each for name, each in self.members.items() if each.number}, weights.copy()
+    def tried(self) -> tuple[dict[str, Predictor], Array, Array | None]:
+        """The members that have a say in a free run, their weights, and the limits."""
+        return self.members, self.weights, self.limits
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("predictors work on memory of their own and are not copied or pickled; fork them")
 
 
+def mean_of(runs: Array, weights: Array, limits: Array | None) -> Array:
+    """The mean of runs (M, ..., P) by weights of such a shape. Those that are not finite have no say, nor
+    those that leave the limits (2, P), unless all do."""
+    say = np.where(np.isfinite(runs), weights, 0.0)
+    if limits is not None and say[~(gone := beyond(runs, limits))].any():
+        say[gone] = 0.0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((say * np.nan_to_num(runs)).sum(axis=0) / say.sum(axis=0))
+
+
+def taken_over(
+    mine: Mapping[str, Predictor], others: Mapping[str, Predictor], rows: int
+) -> dict[str, Predictor]:
+    """Copies of others in their present state, for N rows; those of `mine`, from before, serve again."""
+    found = {}
+    for name, each in others.items():
+        own = mine.get(name)
+        if own is None or own.number != each.number:
+            own = each.fork(rows)
+        else:
+            own.take_over(each)
+        found[name] = own
+    return found
+
+
 class Mixture(Blend):
-    """Predictors of one row that follow a stream, with weights that are learned from it
-    (`twin.kernels.mixture`).
+    """Predictors of one row that follow a stream, with weights (M, P) that are learned from it
+    (`twin.kernels.mixture`). Those are of answers one step ahead; in free runs there are others.
 
     The `members` that it begins with are believed alike, those of checkpoints if there are any.
 
@@ -149,9 +159,9 @@ class Mixture(Blend):
     def __init__(self, spec: Spec, members: Mapping[str, Predictor]) -> None:
         outputs, at = len(spec.outputs), places(len(spec.outputs))
         self._memory = np.zeros(at.size)
-        self._weight, self._square, self._errors, self._expected = (
+        self._weight, self._square, self._errors, self._lasting, self._expected = (
             self._memory[place : place + MAX_MEMBERS * outputs].reshape(MAX_MEMBERS, outputs)
-            for place in (at.weight, at.square, at.error, at.expected)
+            for place in (at.weight, at.square, at.error, at.lasting, at.expected)
         )
         self._seen = self._memory[at.seen : at.size]
         super().__init__({}, self._weight)
@@ -163,8 +173,11 @@ class Mixture(Blend):
         for place, array in ((CALL.memory, self._memory), (CALL.z, self.sample), (CALL.y, self.y)):
             self._call[place] = array.ctypes.data
         self._call[CALL.learning] = True
+        self._call[CALL.lasting] = max(round(LASTING_SEC / spec.dt), 1)
         self.sound = True
         """Whether all members have answered by finite numbers; False until those that have not are left."""
+        self.foresight: Foresight | None = None
+        """What members are worth in a free run, once that is known."""
         self.tell(np.zeros(1 + MAX_MEMBERS))
         for name, each in members.items():
             self.put(name, each)
@@ -185,9 +198,13 @@ class Mixture(Blend):
             i = len(self.members)
             if i == MAX_MEMBERS:
                 raise SpecError(f"a bank has {MAX_MEMBERS} members at most; leave some out of --model")
-            for table in (self._weight, self._square, self._errors, self._seen):
+            for table in (self._weight, self._square, self._errors, self._lasting, self._seen):
                 table[i] = 0.0
             self._expected[i] = np.nan
+        else:  # what lasts are the errors of the version before: this one is taken for as good as any
+            i, settled = list(self.members).index(name), self._seen >= SETTLE_SAMPLES
+            if settled[i]:
+                self._lasting[i] = self._lasting[settled].min(axis=0)
         self.members[name] = predictor
         predictor.share(self.sample)
         self._lay_out()
@@ -199,7 +216,7 @@ class Mixture(Blend):
     def drop(self, name: str) -> None:
         """Leave a member out."""
         i, count = list(self.members).index(name), len(self.members)
-        for table in (self._weight, self._square, self._errors, self._expected, self._seen):
+        for table in (self._weight, self._square, self._errors, self._lasting, self._expected, self._seen):
             table[i : count - 1] = table[i + 1 : count].copy()
         del self.members[name]
         self._lay_out()
@@ -264,18 +281,28 @@ class Mixture(Blend):
         super().reset(learned=learned)
         self._expected[:] = np.nan
         if learned:
-            self._seen[:], self._square[:], self._errors[:] = 0.0, 0.0, 0.0
+            for table in (self._seen, self._square, self._errors, self._lasting):
+                table[:] = 0.0
             self.weights[:] = 1 / len(self.members)
+
+    def tried(self) -> tuple[dict[str, Predictor], Array, Array | None]:
+        """The members that have a say in a free run, their weights, and the limits: by `foresight`, or,
+        before there is any, those of checkpoints alike."""
+        weights = self.foresight.weights if self.foresight is not None else {}
+        seen = {name: each for name, each in self.members.items() if name in weights and weights[name].any()}
+        if seen and self.foresight is not None:
+            return seen, np.stack([weights[name] for name in seen]), self.foresight.limits
+        known = {name: each for name, each in self.members.items() if each.number} or dict(self.members)
+        return known, np.full((len(known), self.y.shape[1]), 1 / len(known)), None
 
     def free_run(self, z: Array, u: Array) -> npt.NDArray[np.float32]:
         """Simulate from z (1, F) with inputs u (1, T, U): y (1, T, P), by the members that `tried` names."""
-        members, weights = self.tried()
-        return Blend(members, weights).free_run(z, u)
+        return Blend(*self.tried()).free_run(z, u)
 
     def fork(self, rows: int) -> Blend:
         """What `tried` names, for N rows, each in the state of this one; its weights stay as they are now."""
-        members, weights = self.tried()
-        return Blend({name: each.fork(rows) for name, each in members.items()}, weights)
+        members, weights, limits = self.tried()
+        return Blend({name: each.fork(rows) for name, each in members.items()}, weights, limits)
 
 
 def members_message(mixture: Mixture, spec: Spec, t: float) -> Members:

@@ -23,6 +23,7 @@ from twin.checkpoint import Checkpoint
 from twin.errors import RecordingError
 from twin.families import AUTO, MOTOR, NETWORK, family_for, family_of
 from twin.messages import Spec
+from twin.metrics import leaves_range
 from twin.models import own
 from twin.models.model import Identifies, Model
 from twin.models.network import Network
@@ -44,8 +45,6 @@ FULL_WARM_UP_SHARE: Final = 0.25
 a model that has seen little is of use too."""
 BATCH_WINDOWS: Final = 32
 """Windows in the batch of one training step."""
-RUNAWAY_RANGES: Final = 1.5
-"""Ranges of an output, from the middle of its range, beyond which a free run has left it."""
 RUNAWAY_ERROR_RATIO: Final = 1.25
 """Error of a model whose free run leaves the range, over that of one that stays, up to which the latter is
 preferred."""
@@ -303,6 +302,14 @@ class Fit:
         attempt.error, attempt.model = error, copy.deepcopy(model)
         return True
 
+    def judged(self, model: Model) -> Attempt:
+        """Another model of the same signals, judged as every attempt: by its error in free run over the same
+        held-out samples, and by whether it stays in the range of the recordings."""
+        attempt = Attempt(Plan(model.family, 0, 0, 0.0))
+        self._judge(attempt, model)
+        attempt.runs_away = self._runs_away(model)
+        return attempt
+
     def _free_run(self, run: Tensor, y: Tensor) -> Tensor:
         """`free_run_likelihood` of runs (B, T, P), in units of the outputs' spread."""
         scale = torch.from_numpy(self.scaling.scale[self.inputs :])
@@ -319,10 +326,8 @@ class Fit:
     @torch.no_grad()
     def _runs_away(self, model: Model) -> bool:
         long = self.split.long
-        y = long[:, :, self.inputs :].numpy()
         run = model.free_runs(long.numpy(), self.split.warm)
-        low, high = y.min((0, 1)), y.max((0, 1))
-        return not bool((np.abs(run - (low + high) / 2) <= RUNAWAY_RANGES * (high - low)).all())
+        return bool(leaves_range(run, long[:, :, self.inputs :]).any())
 
     def checkpoint(self, number: int, parent: int | None = None) -> Checkpoint:
         """The best model so far, with how it was found.

@@ -32,7 +32,7 @@ from benchmarks.fidelity.live import Live
 from benchmarks.fidelity.stream import rms
 from benchmarks.result import Result
 from benchmarks.subject import Subject
-from simulators import motor
+from simulators import DCMotor, motor
 from simulators.quick_motor import quick
 from simulators.recorded import Recording
 from twin.config import TrainerConfig, TwinConfig
@@ -46,6 +46,17 @@ LOOKS: Final = 20
 COURSE_SEC: Final = 1.0
 """Length of the pieces in which the course of the errors is kept for a picture."""
 MODEL: Final = "auto"
+REAL: Final = "motor that is more than its model"
+LINES: Final = {
+    "persistence": ("#b0b0b0", "persistence"),
+    "rls": ("#8a6bb1", "rls, a linear model by recursive least squares"),
+    "window-rnn": ("#d08a35", "window-rnn, the network of overlapping windows"),
+    "gru": ("#3d8f5f", "gru, which carries its state"),
+    "physics": ("#4878a8", "physics, a DC motor's equations"),
+    "hybrid": ("#5bb0c9", "hybrid, these corrected by a network"),
+    "bank": ("#c44e52", "the bank, their mixture: what the twin answers"),
+}
+"""Colour and name of each line of the picture, by member."""
 
 Array = NDArray[np.float64]
 
@@ -58,23 +69,24 @@ class Stream:
     spec: Spec
     z: Array
     restarts: tuple[int, ...] = ()
-    floor: bool = False
-    """Whether the plant is the default motor, with a known floor."""
+    plant: DCMotor | None = None
+    """The motor whose floor its errors stand beside."""
 
 
 def streams(quick_look: bool, data: Path | None) -> list[Stream]:
     """Of the simulated motor: as it is, with changes, and with a restart; and recordings, where they are."""
-    plant, second = motor(), round(1 / DT)
+    plant, more, second = motor(), motor("qube-servo-3-real"), round(1 / DT)
     spec = plant.spec(DT)
     if quick_look:
-        return [Stream("motor", spec, quick(plant, 6 * second, seed=951).z, floor=True)]
+        return [Stream("motor", spec, quick(plant, 6 * second, seed=951).z, plant=plant)]
     heavier = replace(plant, inertia=1.5 * plant.inertia)
     hotter = replace(heavier, resistance=1.4 * plant.resistance)
     stiffer = replace(plant, coulomb_friction=2 * plant.coulomb_friction)
     changes = [(30 * second, heavier), (45 * second, hotter)]
     again = np.concatenate([quick(plant, 20 * second, seed=seed).z for seed in (953, 954)])
     found = [
-        Stream("motor", spec, quick(plant, 60 * second, seed=951).z, floor=True),
+        Stream("motor", spec, quick(plant, 60 * second, seed=951).z, plant=plant),
+        Stream(REAL, more.spec(DT), quick(more, 60 * second, seed=957).z, plant=more),
         Stream("motor, J × 1.5, R × 1.4", spec, quick(plant, 60 * second, seed=952, changes=changes).z),
         Stream("motor, tau_c × 2", spec, quick(plant, 40 * second, seed=955, changes=[(20_000, stiffer)]).z),
         Stream("motor that begins anew", spec, again, (20 * second,)),
@@ -144,8 +156,8 @@ def follow(stream: Stream) -> tuple[dict[str, Any], Subject]:
         "refits": dict(Counter(each["family"] for each in live.refits)),
         "accepted": dict(Counter(each["family"] for each in live.refits if each["accepted"])),
     }
-    if stream.floor:
-        floor = floor_errors(floor_of(motor(), DT), stream.z)
+    if stream.plant is not None:
+        floor = floor_errors(floor_of(stream.plant, DT), stream.z)
         last = slice(3 * len(errors) // 4, None)
         ratio = rms(errors[last]) / rms(floor[last])
         result["course"] = course(errors, members, names, stream)
@@ -202,8 +214,8 @@ def first(errors: Array, still: Array) -> int:
 def course(errors: Array, members: Array, names: list[str], stream: Stream) -> dict[str, Any]:
     """RMS errors in pieces of a second, of the bank and of each member, NaN as null; and of the floor."""
     of = {"bank": errors, **dict(zip(names, members, strict=True))}
-    if stream.floor:
-        of["floor"] = floor_errors(floor_of(motor(), DT), stream.z)
+    if stream.plant is not None:
+        of["floor"] = floor_errors(floor_of(stream.plant, DT), stream.z)
     piece = round(COURSE_SEC / stream.spec.dt)
     found = {}
     for name, e in of.items():
@@ -234,3 +246,35 @@ def table(result: dict[str, Any]) -> RenderableType:
             str(found["first"]),
         )
     return view
+
+
+def plot(result: dict[str, Any], folder: Path) -> list[Path]:
+    """The errors one step ahead over the floor's, second by second, while each member learns from scratch."""
+    from matplotlib.figure import Figure  # no pyplot: it would look for a display
+
+    if REAL not in result["streams"]:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    course = {
+        name: np.array(values, np.float64) for name, values in result["streams"][REAL]["course"].items()
+    }
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
+    for p, (axes, output) in enumerate(zip(panels, OUTPUTS, strict=True)):
+        for name, (colour, label) in LINES.items():
+            if name in course:
+                ratio = course[name][:, p] / course["floor"][:, p]
+                width = 2.5 if name == "bank" else 1.3
+                axes.plot(np.arange(1, len(ratio) + 1), ratio, color=colour, linewidth=width, label=label)
+        axes.axhline(1.0, color="black", linewidth=0.8, linestyle=":")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_ylabel(f"{output}: error / floor")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel("s of stream, from scratch")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle("Errors one step ahead over those of an observer that knows the motor exactly")
+    file = folder / "learning.png"
+    figure.savefig(file, dpi=110)
+    return [file]

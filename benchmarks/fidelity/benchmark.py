@@ -5,7 +5,9 @@
 - `training`: what training gives networks, offline in a stated CPU time and live within a minute.
 - `real`: a motor that is more than the equations of its model.
 - `recordings`: real recordings with their own splits and metrics; with `--data DIR`, where they lie.
-- `change`: a stream of one real motor that becomes another.
+- `bank`: what several models answer as one, beside the best of them.
+- `change`: a stream of one real motor that becomes another, by the fast path alone.
+- `units`: the same live, a bank and its trainer, one unit for another.
 - `alarms`: coverage of the intervals, delays and false alarms.
 
 And the speed-up of a refit over eager torch, from `refit`.
@@ -28,7 +30,7 @@ from benchmarks.rounds import interleave
 from benchmarks.subject import Subject
 from twin.errors import TwinError
 
-PARTS: Final = ("stream", "growth", "training", "bank", "real", "recordings", "change", "alarms")
+PARTS: Final = ("stream", "growth", "training", "bank", "real", "recordings", "change", "units", "alarms")
 
 
 class Part(Protocol):

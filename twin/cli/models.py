@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final, Optional
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from twin.cli.plant import names_of, recording_of
 from twin.errors import ConfigError, RecordingError
 from twin.families import AUTO, FAMILIES
 from twin.models import own
+from twin.plain_json import json_text
 from twin.settings import load
 
 FITTED: Final = (AUTO, *FAMILIES)
@@ -72,7 +74,7 @@ def forecast(
             scenarios.append(fresh := {})
         fresh[name] = parse(signal)
     result = forecast.ahead(config, scenarios, horizon)
-    console.print_json(json.dumps(result)) if as_json else console.print(*forecast.tables(result))
+    console.print_json(json_text(result)) if as_json else console.print(*forecast.tables(result))
 
 
 def fit(
@@ -96,13 +98,17 @@ def fit(
         str, typer.Option(help="Directory of the checkpoints. Default: runs/ and the first file's name.")
     ] = "",
     seed: Annotated[int, typer.Option(help="Seed of first weights and of the choice of windows.", min=0)] = 1,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Save the model even where the one that is there is better.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of two lines.")
     ] = False,
 ) -> None:
     """Identify a plant from recordings: learn from most of them, and keep what runs free best on the rest.
 
-    Ctrl-C ends it early; the best model so far is saved.
+    Where the directory holds a model already, a worse one is not saved over it. Ctrl-C ends it early, with
+    the best model so far.
     """
     from twin.service import fit as service
     from twin.settings import default_source
@@ -121,13 +127,16 @@ def fit(
             )
     directory = Path(run_dir or f"runs/{default_source(files[0])}")
     records = [recording.data for recording in recordings]
-    result = service.fit_and_save(errors, records, spec, directory, model=model, budget=seconds, seed=seed)
+    result = service.fit_and_save(
+        errors, records, spec, directory, model=model, budget=seconds, seed=seed, replace=replace
+    )
     if as_json:
-        console.print_json(json.dumps(result))
+        console.print_json(json_text(result))
         return
     how = ", ".join(f"{name} {size}" for name, size in result["sizes"].items())
+    name = f"model {result['model']}" if result["path"] else "found"
     console.print(
-        f"model {result['model']}: {result['family']} ({how}), error in free run over held-out samples "
+        f"{name}: {result['family']} ({how}), error in free run over held-out samples "
         f"{100 * result['held_out_nrmse']:.3g} % of their spread, after {result['seconds']:.0f} s",
         soft_wrap=True,
     )
@@ -145,7 +154,8 @@ def fit(
             "longer recordings",
             soft_wrap=True,
         )
-    console.print(f"saved in {result['path']}", soft_wrap=True)
+    for line in service.verdict(result, directory):
+        console.print(line, soft_wrap=True)
 
 
 def evaluate(
@@ -175,7 +185,8 @@ def evaluate(
         bool, typer.Option("--json", help="Print one JSON object instead of a table.")
     ] = False,
 ) -> None:
-    """Judge a model on a recording: one step ahead, in free run, in forecasts, and by its residual."""
+    """Judge a model on a recording: one step ahead, in free runs of several lengths, and by its residual."""
+    from twin.columns import doubt
     from twin.evaluation import evaluate, first_judged
     from twin.service import evaluate as service
     from twin.service.prepare import predictors, prepare
@@ -204,9 +215,17 @@ def evaluate(
     found = evaluate(checkpoint, recording.data, steps, skip)
     result = service.plain(checkpoint, found, steps)
     pictures = service.draw(checkpoint, found, folder) if folder is not None else []
+    odd = doubt(checkpoint, recording.data)
+    if odd is not None:
+        errors.print(f"[yellow]warning:[/] {escape(f'{file}: {odd.text}')}")
     if as_json:
-        console.print_json(json.dumps(result | {"pictures": [str(path) for path in pictures]}))
+        told = [asdict(odd)] if odd is not None else []
+        console.print_json(
+            json_text(result | {"warnings": told, "pictures": [str(path) for path in pictures]})
+        )
         return
     console.print(service.table(result))
+    if result["unstable"]:
+        console.print(service.unstable(result), soft_wrap=True)
     for path in pictures:
         console.print(f"picture: {path}", soft_wrap=True)

@@ -49,6 +49,10 @@ def plain(checkpoint: Checkpoint, evaluation: Evaluation, horizon: int) -> dict[
         "horizon_s": horizon * checkpoint.spec.dt,
         "forecasts": len(evaluation.forecasts),
         **evaluation.figures(),
+        "free_runs": [
+            runs.figures(checkpoint.spec.outputs, checkpoint.spec.dt) for runs in evaluation.lengths
+        ],
+        "unstable": evaluation.unstable,
     }
 
 
@@ -58,21 +62,19 @@ def table(result: dict[str, Any]) -> Table:
         title=f"model {result['model']}, {result['family']}, on {result['judged']:,} samples "
         f"after {result['skipped']} to warm it"
     )
-    view.add_column("")
+    view.add_column("", no_wrap=True)
     for heading in ("RMSE", "NRMSE", "fit, %", "VAF, %"):
         view.add_column(heading, justify="right")
-    kinds = {"one_step": "one step ahead", "free_run": "free run, all of it"}
     for name in result["one_step"]:
         unit = result["units"].get(name, "")
         view.add_row(f"[bold]{escape(f'{name} [{unit}]' if unit else name)}[/]")
-        for kind, words in kinds.items():
+        for words, kind in (("one step ahead", "one_step"), ("free run, all of it", "free_run")):
             f = result[kind][name]
-            cells = (f["rmse"], f["nrmse"], f["fit_percent"], f["vaf_percent"])
-            view.add_row(words, *(f"{cell:.4g}" for cell in cells))
-        if name in result["forecast"]:
-            f = result["forecast"][name]
-            words = f"forecasts of {result['horizon_s']:g} s"
-            view.add_row(words, f"{f['rmse']:.4g}", f"{f['nrmse']:.4g}", "", "")
+            view.add_row(words, *(f"{f[key]:.4g}" for key in ("rmse", "nrmse", "fit_percent", "vaf_percent")))
+        for runs in result["free_runs"][:-1]:
+            f = runs["outputs"][name]
+            words = f"{runs['runs']:,} free runs of {runs['seconds']:g} s"
+            view.add_row(words, *(f"{f[key]:.4g}" for key in ("rmse", "nrmse", "fit_percent")), "")
             view.add_row("  the median one", f"{f['median_rmse']:.4g}", "", "", "")
         w = result["whiteness"][name]
         words = f"{w['outside']} of {w['lags']} lags outside ±1.96/√T, Ljung-Box p = {w['p_value']:.2g}"
@@ -80,6 +82,17 @@ def table(result: dict[str, Any]) -> Table:
     if not result["forecasts"]:
         view.caption = "The recording is too short for a forecast of this horizon."
     return view
+
+
+def unstable(result: dict[str, Any]) -> str:
+    """In words, how soon and how often free runs left the range of the recording."""
+    gone = [runs for runs in result["free_runs"] if runs["left_range"]]
+    soonest = min(runs["left_after_s"] for runs in gone)
+    often = ", ".join(f"{runs['left_range']} of {runs['runs']} over {runs['seconds']:g} s" for runs in gone)
+    return (
+        f"unstable: its free runs leave the range of the recording, the first after {soonest:.3g} s "
+        f"({often}); trust it no farther ahead"
+    )
 
 
 def draw(checkpoint: Checkpoint, evaluation: Evaluation, folder: Path) -> list[Path]:

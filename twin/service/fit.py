@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from twin import service
 from twin.checkpoint import Checkpoint, newest, numbers, save
-from twin.errors import CheckpointError, ConfigError, RecordingError
+from twin.errors import CheckpointError, ConfigError, RecordingError, SpecError
 from twin.families import AUTO, NETWORK
 from twin.messages import Spec
 from twin.service.prepare import prepare, training, trains
+
+if TYPE_CHECKING:
+    from twin.offline import Fit
 
 SECONDS_PER_UNIT: Final = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 MIN_BUDGET_SEC: Final = 1.0  # s
@@ -80,10 +84,12 @@ def fit_and_save(
     model: str,
     budget: float,
     seed: int,
+    replace: bool = False,
 ) -> dict[str, Any]:
     """Find a model within `budget` s of CPU time, save it, and answer its number, place and figures.
 
-    A signal ends it early, and the best so far is saved.
+    Where the directory holds a model already, both are judged on the same held-out samples, and one that is
+    worse is saved only to `replace` a better one. A signal ends it early, with the best so far.
 
     Raises:
         RecordingError: samples from which nothing can be learned, or no model was found before the end.
@@ -125,12 +131,14 @@ def fit_and_save(
                 break
     if stop and work.best is None:
         raise RecordingError("stopped before there was a model: nothing was saved")
-    number = max(numbers(directory), default=0) + 1
-    checkpoint = work.checkpoint(number)
-    path = save(directory, checkpoint)
+    checkpoint = work.checkpoint(max(numbers(directory), default=0) + 1)
+    before = model_before(work, directory)
+    saved = before is None or replace or not before["better"]
+    path = save(directory, checkpoint) if saved else None
     return {
-        "model": number,
-        "path": str(path),
+        "model": checkpoint.number if saved else None,
+        "path": str(path) if saved else None,
+        "before": before,
         "family": checkpoint.family,
         "sizes": dict(checkpoint.sizes),
         "samples": samples,
@@ -140,3 +148,48 @@ def fit_and_save(
         "stopped": bool(stop),
         **checkpoint.metrics,
     }
+
+
+def model_before(work: Fit, directory: Path) -> dict[str, Any] | None:
+    """The model that a directory holds, judged on the held-out samples of a fit, and whether it is `better`
+    than what the fit found; None where there is none.
+
+    It is the newest that verifies, of whatever family: what everyone takes who names the directory. Where it
+    cannot be run, because its class or file is another now, its error is NaN and why is said.
+    """
+    from twin.models.opening import open_model
+
+    checkpoint, _ = newest(directory)
+    if checkpoint is None or work.best is None:
+        return None
+    told: dict[str, Any] = {"model": checkpoint.number, "family": checkpoint.family}
+    try:
+        attempt = work.judged(open_model(checkpoint))
+    except (CheckpointError, SpecError) as error:
+        return told | {"held_out_nrmse": math.nan, "runs_away": False, "better": False, "fault": str(error)}
+    better = attempt.rank < work.best.rank
+    return told | {"held_out_nrmse": attempt.error, "runs_away": attempt.runs_away, "better": better}
+
+
+def verdict(result: Mapping[str, Any], directory: Path) -> Iterator[str]:
+    """In words: the model beside the one that was there, and where it is saved or why not."""
+    before = result["before"]
+    if before is not None and "fault" in before:
+        yield f"not compared with model {before['model']}, which cannot be run: {before['fault']}"
+    elif before is not None:
+        yield (
+            f"on the same held-out samples {_error(result)}, against {_error(before)} of model "
+            f"{before['model']} ({before['family']}): {'worse' if before['better'] else 'no worse'}"
+        )
+    if result["path"]:
+        yield f"saved in {result['path']}"
+    else:
+        yield (
+            f"not saved: model {before['model']} stays the newest in {directory}; "
+            "--replace saves a worse one all the same, --run-dir another place"
+        )
+
+
+def _error(figures: Mapping[str, Any]) -> str:
+    away = " (leaving the range of the recordings)" if figures["runs_away"] else ""
+    return f"{100 * figures['held_out_nrmse']:.3g} %{away}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import time
@@ -20,6 +19,7 @@ from twin.config import Config
 from twin.errors import CheckpointError
 from twin.messages import Event, Members, Message, Prediction, Sample, Spec
 from twin.monitor import Monitor
+from twin.plain_json import json_text
 from twin.supervisor import orphaned
 
 FIGURES_PERIOD_SEC: Final = 0.2
@@ -45,7 +45,7 @@ def watch(config: Config) -> None:
         observe(monitor, stream, publisher, stop)
         if config.report.report and not orphaned():
             report = finish(config, monitor)
-            Path(config.report.report).write_text(json.dumps(report, indent=2) + "\n")
+            Path(config.report.report).write_text(json_text(report, indent=2) + "\n")
 
 
 def observe(monitor: Monitor, stream: Subscriber[Message], publisher: Publisher, stop: service.Stop) -> None:
@@ -96,7 +96,8 @@ def free_run_fit(
     comparison: Comparison, directory: Path, horizon: int, window: int, adapt: bool
 ) -> dict[str, float]:
     """Fit % of free runs over the last quarter of the run, each by the model that answered at its start, with
-    what it learns from all samples until then if the twin adapts."""
+    what it learns from all samples until then if the twin adapts. Of a twin that was started anew it learns
+    from those that came since."""
     inputs = len(comparison.spec.inputs)
     by_model: dict[int, list[int]] = {}
     for number, first in comparison.segments(horizon, window):
@@ -108,10 +109,11 @@ def free_run_fit(
     for number, firsts in by_model.items():
         predictor = open_predictor(load(path_of(directory, number)))
         predictor.adapting = adapt
-        at = comparison.seen_from(number, firsts[0], window)
+        at = -1  # the next sample that it has not seen
         for first in firsts:
-            if not comparison.unbroken(at, first):
-                predictor.reset(learned=False)
+            anew = at < comparison.begun_at(first)
+            if anew or not comparison.unbroken(at, first):
+                predictor.reset(learned=anew)
                 at = comparison.seen_from(number, first, window)
             seen = comparison.stretch(at, first - 1)
             predictor.warm(seen[None].astype(np.float32))
