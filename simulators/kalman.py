@@ -10,7 +10,7 @@ What it knows: p (7,) the motor, r (2,) variances of the readings, encoder (2,) 
 clock in Hz, load (4,) its variance, that of the walk's step, and variance and probability of jumps.
 
 Arrays are copied number by number: for `x[:] = calm` Numba compiles what would tell of unequal lengths, text
-and all, which takes as long as half of the filter.
+and all, which takes nearly as long as the filter itself.
 """
 
 from __future__ import annotations
