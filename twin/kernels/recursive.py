@@ -238,7 +238,8 @@ def follower(inputs: int, outputs: int) -> Callable[[int], None]:
     at, n = places(features, outputs), coefficients(features)
     keep = 1.0 - 1.0 / MEMORY_SAMPLES
 
-    @njit(**INLINE)
+    # inlined by force: two sizes of a closure, read from disk, would share one name for the linker
+    @njit(**INLINE, forceinline=True)
     def _learn(m: Any, past: Any, phi: Any, increments: Any, r: Any, b: Any, c: Any, g: Any) -> None:
         """Take in the newest sample, which phi belongs to, and solve for C where it is time."""
         y = past[0, inputs:]
